@@ -1,0 +1,1 @@
+"""CI systems, each in its own protocol; adapters never import each other."""

@@ -1,0 +1,1 @@
+"""GitLab: the custom executor (https://docs.gitlab.com/runner/executors/custom/)."""

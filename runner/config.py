@@ -1,0 +1,81 @@
+"""The configuration: YAML on disk -> `Settings`; unknown keys are refused with the nearest known name.
+
+Shapes only hold what the engine and its adapters read. Sizes are bytes, durations seconds, after parsing.
+"""
+
+from typing import NamedTuple
+
+from runner.model import Limits
+
+
+class Registry(NamedTuple):
+    """How to reach one registry; the key in `registries:` is its normalised name ("docker.io", "registry.example:5000")."""
+
+    mirrors: tuple[str, ...] = ()  # base URLs, tried in order before the registry itself
+    plain_http: bool = False
+    ca_file: str = ""
+
+
+class Images(NamedTuple):
+    """`images:`: what jobs may use and how it is fetched."""
+
+    default: str = "toolbox"
+    allowed: tuple[str, ...] = ()  # doublestar globs; empty allows all; the default is always allowed
+    pull_policy: tuple[str, ...] = ("always",)
+    allowed_pull_policies: tuple[str, ...] = ()  # empty: only what pull_policy says
+
+
+class Network(NamedTuple):
+    """`network:`: the job's own network."""
+
+    subnet: str = "10.99.0.0/16"  # IPv4, /16 … /24; the last /24 is the uplink's
+    mtu: int = 0  # 0: that of the host's default route
+    dns: tuple[str, ...] = ()  # empty: the host's resolver
+
+
+class ServiceSettings(NamedTuple):
+    """One entry of `gitlab.services`: a service that every job gets."""
+
+    name: str
+    alias: str = ""
+    entrypoint: tuple[str, ...] = ()
+    command: tuple[str, ...] = ()
+    environment: tuple[tuple[str, str], ...] = ()
+
+
+class GitLab(NamedTuple):
+    """`gitlab:`: the custom executor; names follow [runners.docker] of GitLab Runner's config.toml."""
+
+    trust_domain: str = "project"  # project | namespace | runner: who shares a build user
+    builds_dir: str = "/builds"
+    cache_dir: str = "/cache"
+    helper_image: str = "toolbox"
+    runner_binary: str = ""  # empty: gitlab-runner on the trusted PATH, if there is one
+    user: str = ""  # default user of the build container
+    allowed_users: tuple[str, ...] = ()
+    allowed_services: tuple[str, ...] = ()
+    services_limit: int = 0  # 0: no limit
+    services: tuple[ServiceSettings, ...] = ()
+    wait_for_services_timeout: int = 30  # 0 means 30, negative means do not wait
+    volumes: tuple[str, ...] = ("/cache",)
+    disable_cache: bool = False
+    disable_entrypoint_overwrite: bool = False
+    hostname: str = ""
+    extra_hosts: tuple[str, ...] = ()  # "name:ip"
+
+
+class Settings(NamedTuple):
+    """Everything; the default value is what an empty file means."""
+
+    account: str = "dockless"  # used only when a command starts as root
+    state_dir: str = ""  # empty: paths.state_directory of the account
+    images: Images = Images()
+    registries: tuple[tuple[str, Registry], ...] = ()
+    network: Network = Network()
+    limits: Limits = Limits()
+    service_limits: Limits = Limits()
+    gitlab: GitLab = GitLab()
+
+    def registry(self, name: str) -> Registry:
+        """Return how to reach a registry; one that is not configured is reached by https."""
+        return dict(self.registries).get(name, Registry())

@@ -1,0 +1,1 @@
+"""What a CI job is: a keeper, containers, services, steps, and their clean-up."""

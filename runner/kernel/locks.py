@@ -1,0 +1,75 @@
+"""Locks that end with their holder: open-file-description locks (fcntl_locking(2)), never POSIX ones.
+
+A lock file is never unlinked by a waiter; whoever removes one holds its lock, and a waiter that got a lock on a removed file opens it again.
+"""
+
+import errno
+import fcntl
+import os
+import struct
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_F_OFD_SETLK, _F_OFD_SETLKW = 37, 38
+
+
+def _request(fd: int, kind: int, command: int) -> None:
+    # struct flock on 64-bit Linux: l_type, l_whence, l_start, l_len, l_pid
+    fcntl.fcntl(fd, command, struct.pack("hhqqixxxx", kind, os.SEEK_SET, 0, 0, 0))
+
+
+def _open_locked(path: str, *, shared: bool, wait: bool, timeout_s: float | None) -> int:
+    """Return a locked descriptor of the file that `path` names now; BlockingIOError if it is taken."""
+    kind = fcntl.F_RDLCK if shared else fcntl.F_WRLCK
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    while True:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            if wait and deadline is None:
+                _request(fd, kind, _F_OFD_SETLKW)
+            else:
+                _poll(fd, kind, deadline if wait else 0.0)
+            try:
+                if os.path.samestat(os.fstat(fd), os.stat(path, follow_symlinks=False)):
+                    return fd
+            except FileNotFoundError:
+                pass  # removed by the previous holder: lock the file that is there now
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)
+
+
+def _poll(fd: int, kind: int, deadline: float | None) -> None:
+    while True:
+        try:
+            _request(fd, kind, _F_OFD_SETLK)
+            return
+        except OSError as e:
+            if e.errno not in (errno.EAGAIN, errno.EACCES):
+                raise
+            if deadline is None or time.monotonic() >= deadline:
+                raise BlockingIOError(errno.EAGAIN, "lock is held by another process") from e
+        time.sleep(0.02)
+
+
+@contextmanager
+def hold(path: str, *, shared: bool = False, timeout_s: float | None = None) -> Iterator[int]:
+    """Hold the lock of the file `path` (made if absent, 0600), waiting at most `timeout_s` (None: for ever).
+
+    Raises BlockingIOError at the deadline. Yields the descriptor; a child that inherits it shares the lock.
+    """
+    fd = _open_locked(path, shared=shared, wait=True, timeout_s=timeout_s)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def try_take(path: str, *, shared: bool = False) -> int | None:
+    """Return a descriptor that holds the lock until it is closed, or None if another process has it. Never blocks."""
+    try:
+        return _open_locked(path, shared=shared, wait=False, timeout_s=None)
+    except BlockingIOError:
+        return None

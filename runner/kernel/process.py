@@ -1,0 +1,250 @@
+"""The one door through which other programs and child processes start.
+
+Programs get an explicit environment and no descriptor but the three standard ones; they are looked up on TRUSTED_PATH only, since a CI job may
+have changed ours. Built on posix_spawn(3) and fork(2) rather than the subprocess module, whose import costs as much as a whole step.
+"""
+
+import errno
+import json
+import os
+import select
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, NoReturn
+
+from runner import errors, log
+
+TRUSTED_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+class Completed(NamedTuple):
+    """A program that ended: `returncode` is negative for a signal."""
+
+    argv: tuple[str, ...]
+    returncode: int
+    stdout: bytes
+    stderr: bytes
+
+
+class Failed(OSError):
+    """A program exited with another code than 0; `completed` says which, the text has its last words."""
+
+    def __init__(self, completed: Completed) -> None:
+        how = f"exited with {completed.returncode}" if completed.returncode >= 0 else f"killed by signal {-completed.returncode}"
+        words = completed.stderr.decode(errors="replace").strip().splitlines()
+        super().__init__(errno.EIO, f"{os.path.basename(completed.argv[0])} {how}: {words[-1] if words else 'no message'}")
+        self.completed = completed
+
+
+def find(program: str) -> str:
+    """Return the absolute path of a program on TRUSTED_PATH; FileNotFoundError if it is not installed."""
+    if program.startswith("/"):
+        if os.access(program, os.X_OK):
+            return program
+    else:
+        for directory in TRUSTED_PATH.split(":"):
+            path = f"{directory}/{program}"
+            if os.access(path, os.X_OK):
+                return path
+    raise FileNotFoundError(errno.ENOENT, "program is not installed", program)
+
+
+def minimal_env(**more: str) -> dict[str, str]:
+    """Return the environment that programs get: a trusted PATH, a neutral locale, and `more`."""
+    return {"PATH": TRUSTED_PATH, "LC_ALL": "C.UTF-8", "HOME": "/", **more}
+
+
+def display(argv: Sequence[str]) -> str:
+    """Return argv as a line that a shell would read the same way."""
+    return " ".join(a if a and all(c.isalnum() or c in "@%+=:,./-_" for c in a) else "'" + a.replace("'", "'\"'\"'") + "'" for a in argv)
+
+
+def run(
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str] | None = None,
+    input: bytes = b"",  # noqa: A002 - the name that subprocess.run gave it
+    timeout_s: float | None = None,
+    check: bool = True,
+    limit_bytes: int = 16 * 1024**2,
+) -> Completed:
+    """Run a program to its end and return what it printed (at most `limit_bytes` a stream, the rest is dropped).
+
+    Raises FileNotFoundError when it is missing, Failed when `check` and it exits with another code than 0, TimeoutError
+    (after SIGKILL) at the deadline. Blocks.
+    """
+    path = find(argv[0])
+    log.debug(f"+ {display(argv)}")
+    stdin_r, stdin_w = os.pipe()
+    out_r, out_w = os.pipe()
+    err_r, err_w = os.pipe()
+    try:
+        actions = [(os.POSIX_SPAWN_DUP2, stdin_r, 0), (os.POSIX_SPAWN_DUP2, out_w, 1), (os.POSIX_SPAWN_DUP2, err_w, 2)]
+        pid = os.posix_spawn(
+            path,
+            list(argv),
+            dict(env if env is not None else minimal_env()),
+            file_actions=actions,
+            setsigmask=(),
+            setsigdef=[signal.SIGPIPE, signal.SIGCHLD],
+        )
+    except BaseException:
+        os.close(stdin_w)
+        os.close(out_r)
+        os.close(err_r)
+        raise
+    finally:
+        for fd in (stdin_r, out_w, err_w):
+            os.close(fd)
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    streams: dict[int, bytearray] = {out_r: bytearray(), err_r: bytearray()}
+    try:
+        _converse(stdin_w, input, streams, deadline=deadline, limit_bytes=limit_bytes)
+    except BaseException:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
+    finally:
+        os.close(out_r)
+        os.close(err_r)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    completed = Completed(tuple(argv), code, bytes(streams[out_r]), bytes(streams[err_r]))
+    if check and code != 0:
+        raise Failed(completed)
+    return completed
+
+
+def _converse(stdin: int, data: bytes, streams: dict[int, bytearray], *, deadline: float | None, limit_bytes: int) -> None:
+    """Feed `data` and collect the output until every stream is closed. Closes `stdin`."""
+    poll = select.poll()
+    open_fds = set(streams)
+    for fd in open_fds:
+        poll.register(fd, select.POLLIN)
+    rest = memoryview(data)
+    if rest:
+        os.set_blocking(stdin, False)
+        poll.register(stdin, select.POLLOUT)
+    else:
+        os.close(stdin)
+        stdin = -1
+    try:
+        while open_fds:
+            timeout_ms = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
+            events = poll.poll(timeout_ms)
+            if not events and deadline is not None and time.monotonic() >= deadline:
+                raise TimeoutError(errno.ETIMEDOUT, "program did not end in time")
+            for fd, event in events:
+                if fd == stdin:
+                    try:
+                        rest = rest[os.write(fd, rest) :]
+                    except BrokenPipeError:
+                        rest = rest[len(rest) :]
+                    if not rest:
+                        poll.unregister(fd)
+                        os.close(fd)
+                        stdin = -1
+                elif event:
+                    chunk = os.read(fd, 65536)
+                    if not chunk:
+                        poll.unregister(fd)
+                        open_fds.discard(fd)
+                    elif len(streams[fd]) < limit_bytes:
+                        streams[fd] += chunk[: limit_bytes - len(streams[fd])]
+    finally:
+        if stdin >= 0:
+            os.close(stdin)
+
+
+def fork_call(function: Callable[[], Any]) -> Any:
+    """Run `function` in a forked child and return its (JSON-able) result; what it raises is raised here.
+
+    OSError and RunnerError keep class, errno and hint; anything else becomes a Bug. The child never returns and runs no exit handlers.
+    """
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(reader)
+        answer_and_exit(writer, function)
+    os.close(writer)
+    return receive(pid, reader)
+
+
+def answer_and_exit(writer: int, function: Callable[[], Any]) -> NoReturn:
+    """In a forked child: send what `function` returns or raises to `receive` in the parent, and end."""
+    code = 0
+    try:
+        try:
+            answer: Any = ["ok", function()]
+        except errors.RunnerError as e:
+            answer = ["runner", type(e).__name__, e.message, e.hint]
+        except OSError as e:
+            answer = ["os", e.errno, e.strerror, e.filename if isinstance(e.filename, str) else None]
+        except BaseException as e:  # the child must answer whatever happens, and must not run its parent's handlers
+            import traceback
+
+            answer = ["bug", f"{type(e).__name__}: {e}", traceback.format_exc()]
+        data = memoryview(json.dumps(answer).encode())
+        while data:
+            data = data[os.write(writer, data) :]
+    except BaseException:
+        code = 1
+    finally:
+        os._exit(code)
+
+
+def receive(pid: int, reader: int) -> Any:
+    """Read a child's answer, reap the child, and return or raise. Closes `reader`."""
+    with open(reader, "rb") as file:
+        raw = file.read()
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if not raw:
+        raise OSError(errno.ECHILD, f"child process ended without an answer (exit {code})")
+    kind, *rest = json.loads(raw)
+    if kind == "ok":
+        return rest[0]
+    if kind == "runner":
+        raise getattr(errors, rest[0])(rest[1], rest[2])
+    if kind == "os":
+        raise OSError(*rest)
+    log.debug(rest[1])
+    raise errors.Bug(rest[0])
+
+
+def start_time(pid: int) -> int:
+    """Return the start time of a process in clock ticks since boot (proc(5), field 22); ProcessLookupError if it is gone.
+
+    With the pid it names one process for ever, even after the number is used again.
+    """
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+    except (FileNotFoundError, ProcessLookupError) as e:
+        raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH)) from e
+    if fields[0] in (b"Z", b"X"):
+        raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
+    return int(fields[19])
+
+
+def is_alive(pid: int, started: int) -> bool:
+    """Tell whether the process that had this pid and start time still runs."""
+    try:
+        return start_time(pid) == started
+    except ProcessLookupError:
+        return False
+
+
+def open_pidfd(pid: int, started: int) -> int:
+    """Return a pidfd of exactly that process; ProcessLookupError if it has ended."""
+    fd = os.pidfd_open(pid)
+    if not is_alive(pid, started):
+        os.close(fd)
+        raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
+    return fd
+
+
+def wait_pidfd(pidfd: int, timeout_s: float) -> bool:
+    """Wait until the process of a pidfd has ended; False at the deadline."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(timeout_s * 1000))

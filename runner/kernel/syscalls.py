@@ -1,0 +1,79 @@
+"""System calls that Python's standard library lacks, named as in their man pages; each raises OSError.
+
+Constants are spelled as in the kernel's headers. The only file that imports ctypes.
+"""
+
+import ctypes
+import os
+import struct
+
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND, MS_MOVE, MS_REC = 1, 2, 4, 8, 32, 4096, 8192, 16384
+MS_PRIVATE, MS_SLAVE = 1 << 18, 1 << 19
+MNT_DETACH = 2
+
+CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS, CLONE_NEWIPC = 0x00020000, 0x02000000, 0x04000000, 0x08000000
+CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
+
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NAME, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 4, 15, 36, 38
+
+RESOLVE_NO_XDEV, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH, RESOLVE_IN_ROOT = 1, 2, 4, 8, 16
+_SYS_OPENAT2 = 437  # the same number on every architecture: the call is younger than the unified table
+_SYS_CLOSE_RANGE = 436
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _check(result: int, name: str, path: str | None = None) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        words = os.strerror(number)
+        raise OSError(number, f"{name}: {words}", path)
+    return result
+
+
+def unshare(flags: int) -> None:
+    """unshare(2)."""
+    _check(_libc.unshare(flags), "unshare")
+
+
+def setns(fd: int, flags: int) -> None:
+    """setns(2); `fd` is a namespace or a pidfd, `flags` then says which of its namespaces (Linux 5.8)."""
+    _check(_libc.setns(fd, flags), "setns")
+
+
+def mount(source: str, target: str, kind: str, flags: int = 0, data: str = "") -> None:
+    """mount(2); `kind` "" for binds and remounts. The kernel cuts `data` at one page."""
+    if len(data.encode()) >= os.sysconf("SC_PAGESIZE"):
+        raise OSError(7, "mount: options are longer than one page", target)
+    result = _libc.mount(
+        os.fsencode(source), os.fsencode(target), kind.encode() or None, ctypes.c_ulong(flags), os.fsencode(data) or None
+    )
+    _check(result, "mount", target)
+
+
+def umount2(target: str, flags: int = 0) -> None:
+    """umount2(2)."""
+    _check(_libc.umount2(os.fsencode(target), flags), "umount2", target)
+
+
+def prctl(option: int, value: int) -> None:
+    """prctl(2) for options with one integer."""
+    _check(_libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0), "prctl")
+
+
+def sethostname(name: str) -> None:
+    """sethostname(2), in the caller's UTS namespace."""
+    raw = name.encode()
+    _check(_libc.sethostname(raw, ctypes.c_size_t(len(raw))), "sethostname")
+
+
+def openat2(dirfd: int, path: str | bytes, flags: int, *, mode: int = 0, resolve: int = RESOLVE_IN_ROOT) -> int:
+    """openat2(2): by default `path` is resolved as if `dirfd` were the root. O_CLOEXEC is added."""
+    how = struct.pack("QQQ", flags | os.O_CLOEXEC, mode, resolve)
+    raw = os.fsencode(path)
+    return _check(_libc.syscall(_SYS_OPENAT2, dirfd, raw, how, ctypes.c_size_t(len(how))), "openat2", os.fsdecode(raw))
+
+
+def close_range(first: int, last: int = 0xFFFFFFFF) -> None:
+    """close_range(2): close every descriptor from `first` to `last`."""
+    _check(_libc.syscall(_SYS_CLOSE_RANGE, ctypes.c_uint(first), ctypes.c_uint(last), 0), "close_range")

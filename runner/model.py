@@ -1,0 +1,183 @@
+"""The nouns that cross layers: immutable, without I/O, cheap to import (the hot path loads this file)."""
+
+from typing import NamedTuple
+
+IDS_PER_BUILD_USER = 65536
+
+
+class Reference(NamedTuple):
+    """An image name as OCI distribution understands it; `tag` and `digest` are "" when absent.
+
+    `registry` is the normalised name, for Docker Hub "docker.io"; `repository` has its "library/" there.
+    """
+
+    registry: str
+    repository: str
+    tag: str
+    digest: str
+
+    def __str__(self) -> str:
+        name = f"{self.registry}/{self.repository}"
+        if self.tag:
+            name += f":{self.tag}"
+        return f"{name}@{self.digest}" if self.digest else name
+
+
+class Descriptor(NamedTuple):
+    """A content descriptor (OCI image-spec descriptor.md): `digest` is "sha256:<64 hex>", `size` in bytes."""
+
+    media_type: str
+    digest: str
+    size: int
+
+
+class Healthcheck(NamedTuple):
+    """A health check of an image or of a service; times in seconds. An empty `test` means none."""
+
+    test: tuple[str, ...] = ()
+    interval_s: float = 30.0
+    timeout_s: float = 30.0
+    start_period_s: float = 0.0
+    retries: int = 3
+
+
+class ImageConfig(NamedTuple):
+    """What an image asks of its container (OCI image-spec config.md); it may set the workload only."""
+
+    entrypoint: tuple[str, ...] = ()
+    cmd: tuple[str, ...] = ()
+    env: tuple[tuple[str, str], ...] = ()
+    working_dir: str = ""
+    user: str = ""
+    exposed_ports: tuple[str, ...] = ()  # "6379/tcp", as in the image
+    volumes: tuple[str, ...] = ()
+    stop_signal: str = ""
+    healthcheck: Healthcheck = Healthcheck()
+
+
+class Layer(NamedTuple):
+    """One layer: its compressed blob and the digest of its uncompressed tar ("sha256:…")."""
+
+    blob: Descriptor
+    diff_id: str
+
+
+class Image(NamedTuple):
+    """A stored image: every blob that it names is in the blob store.
+
+    `digest` is the manifest's, `config_digest` the image id, `layers` lowest first.
+    The toolbox (the host's own /usr) is the image whose `source` is "toolbox": no blobs, no layers.
+    """
+
+    source: str  # what the user wrote
+    digest: str
+    config_digest: str
+    layers: tuple[Layer, ...]
+    config: ImageConfig
+    platform: str  # "linux/amd64"
+    size: int  # of the compressed layers together, bytes
+
+
+class Extent(NamedTuple):
+    """`count` consecutive ids: inside the user namespace from `inside`, outside from `outside`."""
+
+    inside: int
+    outside: int
+    count: int
+
+
+class IdMap(NamedTuple):
+    """Who is who in a user namespace (user_namespaces(7)); outside ids are the host's unless said otherwise."""
+
+    uids: tuple[Extent, ...]
+    gids: tuple[Extent, ...]
+
+
+class Account(NamedTuple):
+    """The unprivileged Unix account that everything runs as."""
+
+    name: str
+    uid: int
+    gid: int
+    home: str
+
+
+class BuildUser(NamedTuple):
+    """A slice of 65,536 subordinate ids that one trust domain leases. `index` counts slices from 0."""
+
+    name: str
+    index: int
+    uid_start: int
+    gid_start: int
+
+    def isolated_map(self) -> IdMap:
+        """Map container ids 0…65535 to the slice; the account itself is a stranger."""
+        return IdMap(
+            (Extent(0, self.uid_start, IDS_PER_BUILD_USER),),
+            (Extent(0, self.gid_start, IDS_PER_BUILD_USER),),
+        )
+
+    def keeper_map(self, account: Account) -> IdMap:
+        """Map 0 to the account and 1…65536 to the slice: what may manage files of both."""
+        return IdMap(
+            (Extent(0, account.uid, 1), Extent(1, self.uid_start, IDS_PER_BUILD_USER)),
+            (Extent(0, account.gid, 1), Extent(1, self.gid_start, IDS_PER_BUILD_USER)),
+        )
+
+    def shared_map(self, account: Account, *, container_id: int) -> IdMap:
+        """Map the one container id `container_id` to the account and all others to the slice."""
+        return IdMap(
+            _around(container_id, account.uid, self.uid_start),
+            _around(container_id, account.gid, self.gid_start),
+        )
+
+
+def _around(chosen: int, own: int, start: int) -> tuple[Extent, ...]:
+    below = (Extent(0, start, chosen),) if chosen else ()
+    above = Extent(chosen + 1, start + chosen + 1, IDS_PER_BUILD_USER - chosen - 1)
+    return (*below, Extent(chosen, own, 1), above)
+
+
+class Limits(NamedTuple):
+    """Bounds of one container; 0 means none. Memory in bytes, cpus in cores."""
+
+    memory: int = 0
+    cpus: float = 0.0
+    pids: int = 0
+
+
+class Volume(NamedTuple):
+    """A directory or file of the host at `target` in a container."""
+
+    source: str
+    target: str
+    read_only: bool = False
+
+
+class User(NamedTuple):
+    """Numeric identity inside a container, resolved and range-checked, with the passwd entry's home."""
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...] = ()
+    home: str = "/"
+
+
+class Step(NamedTuple):
+    """One process to run in a container: what `docker run` would be told."""
+
+    argv: tuple[str, ...]
+    env: tuple[tuple[str, str], ...]
+    cwd: str
+    user: User
+    terminal: bool = False
+    umask: int = 0o022
+
+
+class Outcome(NamedTuple):
+    """How a step ended: `exit_code` as a shell would report it (128 + signal for a signal)."""
+
+    exit_code: int
+    signal: int = 0
+    oom_killed: bool = False
+    seconds: float = 0.0

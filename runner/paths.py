@@ -1,0 +1,130 @@
+"""Every path on disk; nobody else joins store paths.
+
+    <state>/                        0700, the account's
+    ├── format                      the number of this layout; another number is refused with a hint
+    ├── lock                        lock of build-users.json and of making or ending a job record
+    ├── build-users.json            leases of slices: name -> index
+    ├── config-cache.json           the last parsed configuration, for commands that may not import yaml
+    ├── blobs/sha256/<hex>          verified content, enters by rename only; never changes afterwards
+    ├── blobs/partial/<hex>         a download under way        (lock: blobs/partial/<hex>.lock)
+    ├── images/<name>.json          one stored reference -> model.Image (lock: images.lock)
+    ├── layers/<map>/<diff>/        one unpacked layer, owned by the ids of one map (lock: layers/<map>.lock)
+    ├── layers/<map>/.<diff>.<rnd>/ a layer being unpacked; renamed to <diff> when it is whole
+    ├── volumes/<build user>/<slot>/<volume>/   what outlives a job: builds, caches
+    └── jobs/<key>/                 one job                     (lock: jobs/<key>.lock, held while it is being made or ended)
+        ├── state.json              job.state.JobState
+        ├── containers/<name>/{upper,work,merged}   a container's own files
+        ├── volumes/<volume>/       what ends with the job
+        └── logs/<name>.log         what services print
+
+`<map>` names an id map by its first slice id ("s200000"), `<diff>` is the first 24 hex digits of the layer's diff id: short, because all
+lower directories of an overlay must fit into one page of mount options.
+
+Lock order: jobs/<key>.lock, lock, images.lock, layers/<map>.lock, blobs/partial/<hex>.lock. A lock is held for file operations only;
+the exception is a download or an unpacking, which holds the lock of its own entry.
+
+Inside a job's keeper (its own mount namespace) RUN is a tmpfs that ends with the job:
+
+    /run/
+    ├── ns/{user,net-<name>,ipc-<name>,uts-<name>}  pinned namespaces
+    ├── c/<name>/                   a container's bundle: config.json, root/ (the mounted overlay), m<i> (mount sources), etc/ (hosts, …)
+    └── crun/                       crun's own state
+"""
+
+import os
+import re
+
+FORMAT = 1
+RUN = "/run"
+_SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
+
+
+def state_directory(home: str, environ: dict[str, str] | None = None) -> str:
+    """Return the default state directory of an account: $XDG_DATA_HOME/dockless or ~/.local/share/dockless."""
+    environ = environ if environ is not None else dict(os.environ)
+    base = environ.get("XDG_DATA_HOME", "")
+    if not base.startswith("/"):  # the XDG specification ignores relative values
+        base = f"{home}/.local/share"
+    return f"{base}/dockless"
+
+
+class Store:
+    """The paths below one state directory. Makes nothing: `layout.prepare` does."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        self.format = f"{root}/format"
+        self.lock = f"{root}/lock"
+        self.build_users = f"{root}/build-users.json"
+        self.config_cache = f"{root}/config-cache.json"
+        self.blobs = f"{root}/blobs/sha256"
+        self.partial = f"{root}/blobs/partial"
+        self.images = f"{root}/images"
+        self.images_lock = f"{root}/images.lock"
+        self.layers = f"{root}/layers"
+        self.volumes = f"{root}/volumes"
+        self.jobs = f"{root}/jobs"
+
+    def directories(self) -> tuple[str, ...]:
+        """Name the directories that every store has, parents first."""
+        return (
+            self.root,
+            f"{self.root}/blobs",
+            self.blobs,
+            self.partial,
+            self.images,
+            self.layers,
+            self.volumes,
+            self.jobs,
+        )
+
+    def blob(self, digest: str) -> str:
+        """Name the file of a blob; `digest` is "sha256:<64 hex>" and was validated by image.manifest."""
+        return f"{self.blobs}/{digest.removeprefix('sha256:')}"
+
+    def partial_blob(self, digest: str) -> str:
+        """Name the file that a download of this blob writes, and with ".lock" its lock."""
+        return f"{self.partial}/{digest.removeprefix('sha256:')}"
+
+    def layer_map(self, map_name: str) -> str:
+        """Name the directory of all layers unpacked for one id map."""
+        return f"{self.layers}/{component(map_name)}"
+
+    def layer_map_lock(self, map_name: str) -> str:
+        """Name the lock of all layers of one id map."""
+        return f"{self.layers}/{component(map_name)}.lock"
+
+    def job(self, key: str) -> str:
+        """Name a job's directory."""
+        return f"{self.jobs}/{component(key)}"
+
+    def job_lock(self, key: str) -> str:
+        """Name the lock of a job's life cycle."""
+        return f"{self.jobs}/{component(key)}.lock"
+
+    def job_state(self, key: str) -> str:
+        """Name the file that holds a job's state."""
+        return f"{self.job(key)}/state.json"
+
+    def container(self, key: str, name: str) -> str:
+        """Name the directory of one container's own files."""
+        return f"{self.job(key)}/containers/{component(name)}"
+
+    def job_log(self, key: str, name: str) -> str:
+        """Name the file that collects what a service prints."""
+        return f"{self.job(key)}/logs/{component(name)}.log"
+
+    def job_volume(self, key: str, name: str) -> str:
+        """Name a volume that ends with its job."""
+        return f"{self.job(key)}/volumes/{component(name)}"
+
+    def build_user_volume(self, build_user: str, slot: int, name: str) -> str:
+        """Name a volume that outlives jobs; one slot is used by one job at a time."""
+        return f"{self.volumes}/{component(build_user)}/{slot}/{component(name)}"
+
+
+def component(name: str) -> str:
+    """Return `name` if it is safe as one path component, else raise ValueError: callers make safe names, they do not hope for them."""
+    if len(name) > 200 or not _SAFE.fullmatch(name):
+        raise ValueError(f"not a safe file name: {name!r}")
+    return name

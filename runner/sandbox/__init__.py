@@ -1,0 +1,1 @@
+"""One container: from directories to a process."""

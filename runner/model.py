@@ -181,3 +181,48 @@ class Outcome(NamedTuple):
     signal: int = 0
     oom_killed: bool = False
     seconds: float = 0.0
+
+
+class VolumeSpec(NamedTuple):
+    """A volume that a container asks for.
+
+    `kind` "bind": `source` is an absolute path of the host. "build-user": `source` is the name of a volume that outlives the job (a cache);
+    one job at a time uses it. "job": `source` is the name of a volume that ends with the job. Containers that name the same volume share it.
+    """
+
+    target: str
+    kind: str
+    source: str
+    read_only: bool = False
+
+
+class ContainerSpec(NamedTuple):
+    """A container that was asked for; `None` means "as the image says"."""
+
+    name: str  # "build", "helper", "service-0": unique in the job, safe as a file name
+    image: str  # a reference, oci:…, docker-archive:… or toolbox
+    pull_policy: tuple[str, ...] = ("if-not-present",)  # tried in order
+    platform: str = ""  # "" is the machine's
+    entrypoint: tuple[str, ...] | None = None
+    command: tuple[str, ...] | None = None
+    env: tuple[tuple[str, str], ...] = ()  # on top of the image's
+    user: str = ""  # "" is the image's; else NAME|UID[:GROUP|GID]
+    working_dir: str = ""
+    hostname: str = ""
+    aliases: tuple[str, ...] = ()  # names under which the job's other containers reach it
+    volumes: tuple[VolumeSpec, ...] = ()
+    limits: Limits = Limits()
+    umask: int = 0o022
+    init: bool = False  # a small init as PID 1 that reaps and forwards signals
+
+
+class JobSpec(NamedTuple):
+    """A whole job as an adapter asks for it."""
+
+    key: str  # unique among live jobs, safe as a file name: "gitlab-1f3a-4711"
+    build_user: str  # the trust domain that leases a slice, safe as a file name: "gitlab-1f3a-project-7"
+    containers: tuple[ContainerSpec, ...]  # run step by step: files persist between steps, processes do not
+    services: tuple[ContainerSpec, ...] = ()  # started once, in this order, and live as long as the job
+    network: str = "default"  # or "none"
+    extra_hosts: tuple[tuple[str, str], ...] = ()  # (name, ip) in every container's /etc/hosts
+    shared_id: int | None = None  # container id that is the account (shared workspace); None: isolated

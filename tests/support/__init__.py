@@ -1,0 +1,1 @@
+"""Real collaborators made small: images, registries, callers."""

@@ -23,11 +23,14 @@ lower directories of an overlay must fit into one page of mount options.
 Lock order: jobs/<key>.lock, lock, images.lock, layers/<map>.lock, blobs/partial/<hex>.lock. A lock is held for file operations only;
 the exception is a download or an unpacking, which holds the lock of its own entry.
 
-Inside a job's keeper (its own mount namespace) RUN is a tmpfs that ends with the job:
+Inside a job's keeper (its own mount namespace) RUN is a tmpfs that ends with the job. It covers /dev/shm, because that exists everywhere, may
+be traversed by the containers' ids (the state directory may not), and hides nothing that a job could want to see of the host:
 
-    /run/
+    RUN/
     ├── ns/{user,net-<name>,ipc-<name>,uts-<name>}  pinned namespaces
-    ├── c/<name>/                   a container's bundle: config.json, root/ (the mounted overlay), m<i> (mount sources), etc/ (hosts, …)
+    ├── toolbox/                    the toolbox's own files
+    ├── c/<name>/                   a container: base.json (its OCI spec), root/ (the mounted overlay), m<i> (volumes), etc/ (hosts, …)
+    │   └── <step>/                 one process: bundle (config.json), pid, log
     └── crun/                       crun's own state
 """
 
@@ -35,7 +38,7 @@ import os
 import re
 
 FORMAT = 1
-RUN = "/run"
+RUN = "/dev/shm"
 _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 
 

@@ -1,0 +1,216 @@
+"""Inside a new job: its endpoints, roots, volumes and bundles. Runs as root of the keeper's namespaces, in its PID namespace."""
+
+import os
+from typing import NamedTuple
+
+from runner import errors, paths
+from runner.job import keeper
+from runner.kernel import files, netlink, process, syscalls, userns
+from runner.model import ContainerSpec, IdMap, Image, ImageConfig, Step, Volume
+from runner.sandbox import capabilities, network, rootfs, seccomp, spec, toolbox, users
+
+JOB_ENDPOINT = "job"
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_INIT = "/usr/bin/tini-static"
+
+
+class Endpoint(NamedTuple):
+    """One set of pinned network, ipc and uts namespaces; containers that run in turn share one."""
+
+    name: str
+    index: int
+    hostname: str
+    ip: str  # "" without a network
+    names: tuple[str, ...]  # in every /etc/hosts
+
+
+class Container(NamedTuple):
+    """A container that is about to be furnished: what was asked, what its image is, and where its parts lie."""
+
+    asked: ContainerSpec
+    image: Image
+    lowers: tuple[str, ...]  # empty for the toolbox
+    directory: str  # upper and work
+    volumes: tuple[Volume, ...]  # sources exist
+    endpoint: Endpoint
+
+
+class Plan(NamedTuple):
+    """Everything that `run` needs to know."""
+
+    containers: tuple[Container, ...]
+    endpoints: tuple[Endpoint, ...]
+    addresses: network.Addresses | None
+    mtu: int
+    resolv_conf: str  # "" without a network
+    extra_hosts: tuple[tuple[str, str], ...]
+    inner_map: IdMap  # container ids to the keeper's ids
+
+
+def run(plan: Plan) -> None:
+    """Carry out the plan. Raises RunnerErrors; what it made goes away with the keeper and the job's directory."""
+    owner = (rootfs.owner_of_root(plan.inner_map.uids), rootfs.owner_of_root(plan.inner_map.gids))
+    for endpoint in plan.endpoints:
+        _make_endpoint(plan, endpoint)
+    if any(not container.lowers for container in plan.containers):
+        toolbox.furnish(f"{paths.RUN}/toolbox", owner=owner)
+    hosts = network.hosts([(e.ip or "127.0.1.1", e.names) for e in plan.endpoints] + [(ip, (name,)) for name, ip in plan.extra_hosts])
+    for container in plan.containers:
+        _furnish_container(plan, container, hosts=hosts, owner=owner)
+
+
+def _make_endpoint(plan: Plan, endpoint: Endpoint) -> None:
+    """Make and pin one endpoint: a child makes the namespaces, we wire it from the router's side, the child configures its own end."""
+    ready_r, ready_w = os.pipe()
+    go_r, go_w = os.pipe()
+    answer_r, answer_w = os.pipe()
+    child = os.fork()
+    if child == 0:
+        for fd in (ready_r, go_w, answer_r):
+            os.close(fd)
+        process.answer_and_exit(answer_w, lambda: _inhabit(plan, endpoint, ready_w, go_r))
+    for fd in (ready_w, go_r, answer_w):
+        os.close(fd)
+    try:
+        if os.read(ready_r, 1):
+            if plan.addresses:
+                netlink.ip_batch(network.attach_commands(endpoint.index, pid=child, mtu=plan.mtu))
+            for kind in ("net", "ipc", "uts"):
+                keeper.pin(f"/proc/{child}/ns/{kind}", namespace(kind, endpoint.name))
+            os.write(go_w, b"x")
+    finally:
+        os.close(ready_r)
+        os.close(go_w)
+        process.receive(child, answer_r)
+
+
+def _inhabit(plan: Plan, endpoint: Endpoint, ready: int, go: int) -> None:
+    fd = os.open(f"{paths.RUN}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    syscalls.setns(fd, syscalls.CLONE_NEWUSER)
+    os.close(fd)
+    userns.become_root()
+    syscalls.unshare(syscalls.CLONE_NEWNET | syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWUTS)
+    syscalls.sethostname(endpoint.hostname)
+    os.write(ready, b"x")
+    if not os.read(go, 1):
+        return  # the other side failed and says so itself
+    for name, value in network.ENDPOINT_SYSCTLS:
+        with open(f"/proc/sys/{name}", "w", encoding="ascii") as file:
+            file.write(value)
+    commands = network.endpoint_commands(plan.addresses, endpoint.index) if plan.addresses else ["link set lo up"]
+    netlink.ip_batch(commands)
+
+
+def namespace(kind: str, endpoint: str) -> str:
+    """Name the file that pins a namespace."""
+    return f"{paths.RUN}/ns/{kind}-{endpoint}"
+
+
+def bundle(container: str) -> str:
+    """Name the directory of a container's bundle inside the job."""
+    return f"{paths.RUN}/c/{container}"
+
+
+def _furnish_container(plan: Plan, container: Container, *, hosts: str, owner: tuple[int, int]) -> None:
+    asked, config = container.asked, container.image.config
+    home = bundle(asked.name)
+    os.mkdir(home, 0o755)
+    overlay = rootfs.Overlay(container.lowers or (f"{paths.RUN}/toolbox",), container.directory, f"{home}/root")
+    rootfs.mount(overlay, owner=owner)
+    mounts = [*_identity_files(plan, container, hosts=hosts, owner=owner), *_volumes(container)]
+    root = os.open(overlay.target, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        rootfs.check(root)
+        for mount in mounts:
+            rootfs.make_mount_point(root, mount.target, directory=os.path.isdir(mount.source), owner=owner)
+        user = users.resolve(asked.user or config.user, root=root)
+        cwd = asked.working_dir or config.working_dir or "/"
+        if not cwd.startswith("/"):
+            raise errors.UserError(f"working directory {cwd} is not an absolute path")
+        rootfs.make_mount_point(root, cwd, directory=True, owner=owner)
+    finally:
+        os.close(root)
+    step = Step(
+        argv=command(asked, config), env=_environment(asked, config, home=user.home), cwd=cwd, user=user, umask=asked.umask
+    )  # fmt: skip
+    if not container.lowers:
+        mounts += toolbox.volumes()
+    caps = capabilities.DEFAULT
+    value = spec.build(
+        root=overlay.target,
+        namespaces={
+            "user": f"{paths.RUN}/ns/user",
+            **{kind: namespace(pinned, container.endpoint.name) for kind, pinned in (("network", "net"), ("ipc", "ipc"), ("uts", "uts"))},
+        },
+        step=step,
+        volumes=mounts,
+        seccomp=seccomp.load(caps),
+        capabilities=caps,
+        init=_INIT if asked.init else "",
+    )
+    files.write_json(f"{home}/base.json", value, durable=False)
+
+
+def command(asked: ContainerSpec, config: ImageConfig) -> tuple[str, ...]:
+    """Return entrypoint and command as docker combines them: a new entrypoint drops the image's command."""
+    entrypoint, arguments = entrypoint_and_command(asked, config)
+    return entrypoint + arguments
+
+
+def entrypoint_and_command(asked: ContainerSpec, config: ImageConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return both halves; an entrypoint of [""] means none (docker run --entrypoint "")."""
+    entrypoint = config.entrypoint if asked.entrypoint is None else asked.entrypoint
+    if entrypoint == ("",):
+        entrypoint = ()
+    if asked.command is not None:
+        return entrypoint, asked.command
+    return entrypoint, config.cmd if asked.entrypoint is None else ()
+
+
+def _environment(asked: ContainerSpec, config: ImageConfig, *, home: str) -> tuple[tuple[str, str], ...]:
+    """Return the environment as docker makes it: PATH, HOSTNAME and HOME unless somebody says otherwise, the image's, then the caller's."""
+    merged = {"PATH": _PATH}
+    if asked.hostname:
+        merged["HOSTNAME"] = asked.hostname
+    merged.update(config.env)
+    merged.update(asked.env)
+    merged.setdefault("HOME", home)
+    return tuple(merged.items())
+
+
+def _identity_files(plan: Plan, container: Container, *, hosts: str, owner: tuple[int, int]) -> list[Volume]:
+    directory = f"{bundle(container.asked.name)}/etc"
+    os.mkdir(directory, 0o755)
+    texts = {"hosts": hosts, "hostname": f"{container.endpoint.hostname}\n"}
+    if plan.resolv_conf:
+        texts["resolv.conf"] = plan.resolv_conf
+    for name, text in texts.items():
+        rootfs.write_owned(f"{directory}/{name}", text, owner=owner)
+    return [Volume(f"{directory}/{name}", f"/etc/{name}") for name in texts]
+
+
+def _volumes(container: Container) -> list[Volume]:
+    """Bind every volume into the bundle first: the container's ids cannot traverse the account's private directories."""
+    bound = []
+    for number, volume in enumerate(container.volumes):
+        place = f"{bundle(container.asked.name)}/m{number}"
+        rootfs.bind(volume.source, place, read_only=volume.read_only)
+        bound.append(Volume(place, volume.target, volume.read_only))
+    return bound
+
+
+def make_volume(path: str, *, owner: tuple[int, int]) -> None:
+    """Make the directory of a volume, writable for every user of the container as docker's cache volumes are. Idempotent."""
+    parents = []
+    directory = os.path.dirname(path)
+    while not os.path.isdir(directory):
+        parents.append(directory)
+        directory = os.path.dirname(directory)
+    for parent in reversed(parents):
+        files.make_directory(parent)
+    try:
+        os.mkdir(path)
+    except FileExistsError:
+        return
+    os.chmod(path, 0o777)
+    os.chown(path, *owner)

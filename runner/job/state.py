@@ -1,0 +1,136 @@
+"""What a job is, on disk: written once when it is prepared, read by every later verb; secrets are never in it.
+
+A job is alive while its keeper runs, or while somebody holds its lock to make or end it.
+"""
+
+import os
+from typing import Any, NamedTuple
+
+from runner import errors, paths
+from runner.job.keeper import Keeper
+from runner.kernel import files, locks
+from runner.model import BuildUser
+
+FORMAT = 1
+
+
+class ContainerState(NamedTuple):
+    """One container of a job. `endpoint` names its pinned namespaces; `ip` is "" without a network."""
+
+    name: str
+    is_service: bool
+    endpoint: str
+    ip: str
+    aliases: tuple[str, ...]
+    image: str  # what was asked for
+    image_digest: str
+    exposed_ports: tuple[str, ...]
+    entrypoint: tuple[str, ...]
+    command: tuple[str, ...]
+    cgroup: str  # leaf directory, "" where there is none
+
+
+class JobState(NamedTuple):
+    """One job. `facts` belong to the adapter that made it and are opaque here."""
+
+    key: str
+    build_user: BuildUser
+    slot: int  # which set of the build user's volumes the job uses
+    shared_id: int | None
+    keeper: Keeper
+    containers: dict[str, ContainerState]
+    facts: dict[str, Any]
+    cgroup: str
+    created: float  # seconds since the epoch
+
+    def container(self, name: str) -> ContainerState:
+        """Return a container's record; Bug if the job has none of that name."""
+        try:
+            return self.containers[name]
+        except KeyError:
+            raise errors.Bug(f"job {self.key} has no container {name}") from None
+
+
+NO_KEEPER = Keeper(0, 0, "")
+
+
+def save(store: paths.Store, state: JobState) -> None:
+    """Write a job's state, atomically. It needs no power-loss safety: no job survives one."""
+    value = {
+        "format": FORMAT,
+        **state._asdict(),
+        "build_user": list(state.build_user),
+        "keeper": list(state.keeper),
+        "containers": [container._asdict() for container in state.containers.values()],
+    }
+    files.write_json(store.job_state(state.key), value, durable=False)
+
+
+def load(store: paths.Store, key: str) -> JobState | None:
+    """Return a job's state, None if there is no such job. UserError if another version of dockless wrote it."""
+    try:
+        value = files.read_json(store.job_state(key))
+    except FileNotFoundError:
+        return None
+    except ValueError as e:
+        raise errors.InfraError(f"state of job {key} is damaged: {e}", "end the job, or run `dockless gc`") from e
+    if value.get("format") != FORMAT:
+        raise errors.UserError(
+            f"state of job {key} has format {value.get('format')}, this version knows {FORMAT}", "let running jobs end before an upgrade"
+        )
+    try:
+        return _decode(value)
+    except (KeyError, TypeError, ValueError) as e:
+        raise errors.InfraError(f"state of job {key} is damaged: {e!r}", "end the job, or run `dockless gc`") from e
+
+
+def _decode(value: dict[str, Any]) -> JobState:
+    containers = {}
+    for record in value["containers"]:
+        for field in ("aliases", "exposed_ports", "entrypoint", "command"):
+            record[field] = tuple(record[field])
+        containers[record["name"]] = ContainerState(**record)
+    return JobState(
+        key=value["key"],
+        build_user=BuildUser(*value["build_user"]),
+        slot=value["slot"],
+        shared_id=value["shared_id"],
+        keeper=Keeper(*value["keeper"]),
+        containers=containers,
+        facts=value["facts"],
+        cgroup=value["cgroup"],
+        created=value["created"],
+    )
+
+
+def keys(store: paths.Store) -> list[str]:
+    """Return the keys of all jobs that have a directory, dead or alive, oldest name first."""
+    try:
+        names = os.listdir(store.jobs)
+    except FileNotFoundError:
+        return []
+    return sorted(name for name in names if not name.startswith(".") and not name.endswith(".lock"))
+
+
+def every(store: paths.Store) -> list[tuple[JobState, bool]]:
+    """Return all jobs that can be read, each with whether it is alive; others (half-made, damaged) are the reaper's business."""
+    found = []
+    for key in keys(store):
+        try:
+            state = load(store, key)
+        except errors.RunnerError:
+            continue
+        if state is not None:
+            found.append((state, is_alive(store, state)))
+    return found
+
+
+def is_alive(store: paths.Store, state: JobState) -> bool:
+    """Tell whether a job runs or is being made or ended right now."""
+    if state.keeper.pid and state.keeper.is_alive():
+        return True
+    fd = locks.try_take(store.job_lock(state.key), shared=True)
+    if fd is None:
+        return True
+    os.close(fd)
+    return False

@@ -1,0 +1,246 @@
+"""One process in a container of a running job: the hot path.
+
+Every step is a fresh `crun run` over the container's persistent root, joined to its pinned namespaces: the entrypoint runs again, files
+persist, and when the step ends the kernel ends every process that it left behind.
+"""
+
+import json
+import os
+import select
+import signal
+import time
+from types import FrameType
+from typing import NamedTuple, NoReturn
+
+from runner import errors, log, paths
+from runner.job import keeper
+from runner.job.state import ContainerState, JobState
+from runner.kernel import files, process, syscalls
+from runner.model import Outcome
+from runner.sandbox import crun
+
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+_FORWARDED = (*_STOP_SIGNALS, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH, signal.SIGCONT, signal.SIGALRM)
+
+
+class Request(NamedTuple):
+    """What to run. `argv` None is the container's own command; its entrypoint comes first unless `entrypoint` is False."""
+
+    container: str
+    argv: tuple[str, ...] | None = None
+    entrypoint: bool = True
+    env: tuple[tuple[str, str], ...] = ()  # on top of the container's
+    umask: int | None = None
+    stdin: int = 0
+    terminal: bool = False
+    # a stop signal to us: TERM to every process of the container, KILL after the grace. False: signals go to its PID 1, as docker run does
+    stops: bool = True
+    grace_s: float = 10.0
+
+
+def run(state: JobState, request: Request) -> Outcome:
+    """Run one process to its end and return how it ended. Moves this process into the job for good: call once.
+
+    Output goes to this process's own stdout and stderr. What an earlier, killed step of the same container left is ended first.
+    Raises crun.StartFailure when the program cannot be started, InfraError when the job is gone.
+    """
+    began = time.monotonic()
+    container = state.container(request.container)
+    cgroup = _Cgroup(container.cgroup)
+    keeper.enter(state.keeper)
+    end_leftovers(container.name)
+    step_id = f"{container.name}.{os.getpid()}"
+    bundle = f"{paths.RUN}/c/{container.name}/{step_id}"
+    argv = write_bundle(bundle, container, request)
+    outcome = _supervise(bundle, step_id, request, cgroup)
+    failed = crun.failure(bundle, argv) if outcome.exit_code else None
+    files.remove_tree(bundle)
+    if failed:
+        raise failed
+    return outcome._replace(oom_killed=cgroup.was_oom_killed(), seconds=time.monotonic() - began)
+
+
+def write_bundle(bundle: str, container: ContainerState, request: Request) -> tuple[str, ...]:
+    """Write the OCI bundle of one step inside the job: the container's spec with this step's process. Returns the argv."""
+    spec = json.loads(files.read(f"{paths.RUN}/c/{container.name}/base.json"))
+    settings = spec["process"]
+    prefix = settings["args"][: len(settings["args"]) - len(container.entrypoint) - len(container.command)]  # the init, if there is one
+    own = container.command if request.argv is None else request.argv
+    argv = (container.entrypoint if request.entrypoint else ()) + own
+    if not argv:
+        raise errors.UserError(f"image {container.image} says no command, and none was given", "name a command")
+    settings["args"] = [*prefix, *argv]
+    settings["terminal"] = request.terminal
+    if request.env:
+        merged = dict(entry.split("=", 1) for entry in settings["env"])
+        merged.update(request.env)
+        settings["env"] = [f"{name}={value}" for name, value in merged.items()]
+    if request.umask is not None:
+        settings["user"]["umask"] = request.umask
+    os.mkdir(bundle, 0o755)
+    with open(f"{bundle}/config.json", "w", encoding="utf-8", errors="surrogateescape") as file:
+        json.dump(spec, file)
+    return argv
+
+
+def end_leftovers(container: str) -> None:
+    """Kill and forget what a killed step of this container left running. Costs one look into a directory when there is nothing."""
+    try:
+        names = os.listdir(crun.ROOT)
+    except FileNotFoundError:
+        return
+    for name in names:
+        if name.startswith(f"{container}."):
+            process.run(crun.delete_argv(name), check=False)
+
+
+class _Cgroup:
+    """The leaf group of a container, opened while the host's view of the hierarchy is still ours; nothing where there is none."""
+
+    def __init__(self, path: str) -> None:
+        self._procs = self._events = -1
+        self._kills_before = 0
+        if path:
+            self._procs = os.open(f"{path}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
+            self._events = os.open(f"{path}/memory.events", os.O_RDONLY | os.O_CLOEXEC)
+            self._kills_before = self._kills()
+
+    def join(self) -> None:
+        """Move the calling process into the group."""
+        if self._procs >= 0:
+            os.write(self._procs, b"0")
+
+    def _kills(self) -> int:
+        for line in os.pread(self._events, 4096, 0).splitlines():
+            if line.startswith(b"oom_kill "):
+                return int(line.split()[1])
+        return 0
+
+    def was_oom_killed(self) -> bool:
+        """Tell whether the kernel killed a process of the group for memory since this object was made."""
+        return self._events >= 0 and self._kills() > self._kills_before
+
+
+def _start(bundle: str, step_id: str, request: Request, cgroup: _Cgroup) -> int:
+    """Fork the process that becomes crun, in the job's PID namespace; returns its pid."""
+    path = process.find("crun")
+    argv = crun.run_argv(bundle, step_id)
+    log.debug(f"+ {process.display(argv)}")
+    pid = os.fork()
+    if pid == 0:
+        _become_crun(path, argv, request, cgroup)
+    return pid
+
+
+def _become_crun(path: str, argv: list[str], request: Request, cgroup: _Cgroup) -> NoReturn:
+    try:
+        if not request.terminal:
+            os.setsid()  # signals to our process group are ours to pass on
+        syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
+        cgroup.join()
+        if request.stdin != 0:
+            os.dup2(request.stdin, 0)
+        syscalls.close_range(3)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        for number in (*_FORWARDED, signal.SIGPIPE):
+            signal.signal(number, signal.SIG_DFL)
+        os.execve(path, argv, process.minimal_env())
+    except BaseException as e:  # only exec's failure can be told apart here: its caller reads the exit code
+        os.write(2, f"ERROR: cannot start crun: {e}\n".encode())
+    finally:
+        os._exit(126)
+
+
+def _supervise(bundle: str, step_id: str, request: Request, cgroup: _Cgroup) -> Outcome:
+    """Start the step and wait for its end, passing signals on meanwhile."""
+    received: list[int] = []
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        received.append(number)
+
+    wake_r, wake_w = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    old_wake = signal.set_wakeup_fd(wake_w, warn_on_full_buffer=False)
+    ignored = (signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP) if request.terminal else ()
+    old = {number: signal.signal(number, signal.SIG_IGN if number in ignored else note) for number in _FORWARDED}
+    try:
+        pid = _start(bundle, step_id, request, cgroup)
+        status = _wait(pid, wake_r, received, bundle, request)
+    finally:
+        signal.set_wakeup_fd(old_wake)
+        for number, handler in old.items():
+            signal.signal(number, handler)
+        os.close(wake_r)
+        os.close(wake_w)
+    code = os.waitstatus_to_exitcode(status)
+    stop = next((number for number in received if number in _STOP_SIGNALS), 0)
+    return Outcome(exit_code=code if code >= 0 else 128 - code, signal=stop if request.stops else 0)
+
+
+def _wait(pid: int, wake: int, received: list[int], bundle: str, request: Request) -> int:
+    pidfd = os.pidfd_open(pid)
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    poll.register(wake, select.POLLIN)
+    handled = 0
+    deadline: float | None = None
+    try:
+        while True:
+            waiting = handled < len(received)
+            timeout_s = 0.02 if waiting else (None if deadline is None else max(0.0, deadline - time.monotonic()))
+            ready = {fd for fd, _ in poll.poll(None if timeout_s is None else timeout_s * 1000)}
+            if pidfd in ready:
+                return os.waitpid(pid, 0)[1]
+            if wake in ready:
+                os.read(wake, 4096)
+            if handled < len(received):
+                target = _init_pid(bundle)
+                if target:  # else crun has not started it yet: the signal is kept for the next round
+                    number = received[handled]
+                    handled += 1
+                    if request.stops and number in _STOP_SIGNALS:
+                        deadline = deadline or time.monotonic() + request.grace_s
+                        _signal(target, signal.SIGTERM, everyone=True)
+                    elif not request.stops:
+                        _signal(target, number, everyone=False)
+            if deadline is not None and time.monotonic() >= deadline:
+                deadline = None
+                _signal(_init_pid(bundle), signal.SIGKILL, everyone=False)
+    finally:
+        os.close(pidfd)
+
+
+def _init_pid(bundle: str) -> int:
+    """Return the pid, in the job's PID namespace, of the step's PID 1; 0 while it has not started."""
+    try:
+        return int(files.read(f"{bundle}/pid") or b"0")
+    except (FileNotFoundError, ValueError):
+        return 0
+
+
+def _signal(target: int, number: int, *, everyone: bool) -> None:
+    """Signal the step's PID 1, or everyone in its PID namespace but PID 1 (what docker's executor does on cancel). A gone target is fine.
+
+    PID 1 gets it as well: a shell there has a trap for TERM, and the kernel drops it where there is none.
+    """
+    if target == 0:
+        return
+
+    def send() -> None:
+        try:
+            fd = os.open(f"/proc/{target}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+            os.kill(target, number)
+        except (FileNotFoundError, ProcessLookupError):
+            return
+        if everyone:
+            syscalls.setns(fd, syscalls.CLONE_NEWPID)
+            process.fork_call(lambda: _kill_all(number))
+
+    # a child, because our own pids are those of the host: only children are in the job's PID namespace
+    process.fork_call(send)
+
+
+def _kill_all(number: int) -> None:
+    try:
+        os.kill(-1, number)
+    except ProcessLookupError:
+        pass

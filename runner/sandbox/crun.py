@@ -1,0 +1,75 @@
+"""crun: how it is called, and what its complaints mean."""
+
+import json
+import os
+
+from runner import errors, paths
+
+ROOT = f"{paths.RUN}/crun"
+
+
+def _argv(*arguments: str, log: str = "") -> list[str]:
+    # cgroups are ours (kernel.cgroup): crun 1.8 refuses hybrid hosts and needs systemd elsewhere
+    options = ["--root", ROOT, "--cgroup-manager=disabled"]
+    if log:
+        options += [f"--log=file:{log}", "--log-format=json"]
+    return ["crun", *options, *arguments]
+
+
+def run_argv(bundle: str, container_id: str, *, detach: bool = False) -> list[str]:
+    """Return the command that runs a bundle. Foreground: it ends with the container's exit code. Its own words go to the bundle's log."""
+    more = ["--detach"] if detach else []
+    return _argv("run", *more, "--bundle", bundle, "--pid-file", f"{bundle}/pid", container_id, log=f"{bundle}/log")
+
+
+def delete_argv(container_id: str) -> list[str]:
+    """Return the command that kills and forgets a container; succeeds when there is none."""
+    return _argv("delete", "--force", container_id)
+
+
+def is_known(container_id: str) -> bool:
+    """Tell whether crun has state of a container: one that runs, or whose crun was killed."""
+    return os.path.exists(f"{ROOT}/{container_id}")
+
+
+class StartFailure(errors.UserError):
+    """A container's own program could not be started; `exit_code` as docker and podman report it."""
+
+    def __init__(self, message: str, hint: str, exit_code: int) -> None:
+        super().__init__(message, hint)
+        self.exit_code = exit_code
+
+
+def failure(bundle: str, argv: tuple[str, ...]) -> errors.RunnerError | None:
+    """Return what crun logged as the reason why the container did not start, or None if it did start."""
+    try:
+        with open(f"{bundle}/log", encoding="utf-8", errors="replace") as file:
+            lines = file.read(64 * 1024).splitlines()
+    except FileNotFoundError:
+        return None
+    messages = []
+    for line in lines:
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(entry, dict) and entry.get("level") == "error":
+            messages.append(str(entry.get("msg", "")))
+    if not messages:
+        return None
+    return explain(messages[-1], argv)
+
+
+def explain(message: str, argv: tuple[str, ...]) -> errors.RunnerError:
+    """Turn one message of crun into the error whose reader can act."""
+    program = argv[0] if argv else ""
+    words = message.lower()
+    if "not found" in words and ("executable" in words or "path" in words):
+        return StartFailure(f"{program}: program not found in the container", "check the name, or choose an image that has it", 127)
+    if "no such file" in words and ("exec" in words or "open executable" in words):
+        return StartFailure(f"{program}: program not found in the container", "check the name, or its interpreter (first line, or loader)", 127)
+    if "permission denied" in words and ("exec" in words or program in message):
+        return StartFailure(f"{program}: program cannot be executed", "is it executable, and for this user?", 126)
+    if "exec format error" in words:
+        return StartFailure(f"{program}: program cannot be executed: wrong format", "is the image for another architecture?", 126)
+    return errors.InfraError(f"crun cannot start the container: {message}", "run `dockless doctor`")

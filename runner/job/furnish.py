@@ -31,7 +31,8 @@ class Container(NamedTuple):
     image: Image
     lowers: tuple[str, ...]  # empty for the toolbox
     directory: str  # upper and work
-    volumes: tuple[Volume, ...]  # sources exist
+    volumes: tuple[Volume, ...]
+    made_volumes: tuple[str, ...]  # sources among them that are ours to make
     endpoint: Endpoint
 
 
@@ -52,6 +53,8 @@ def run(plan: Plan) -> None:
     owner = (rootfs.owner_of_root(plan.inner_map.uids), rootfs.owner_of_root(plan.inner_map.gids))
     for endpoint in plan.endpoints:
         _make_endpoint(plan, endpoint)
+    for path in dict.fromkeys(path for container in plan.containers for path in container.made_volumes):
+        make_volume(path, owner=owner)
     if any(not container.lowers for container in plan.containers):
         toolbox.furnish(f"{paths.RUN}/toolbox", owner=owner)
     hosts = network.hosts([(e.ip or "127.0.1.1", e.names) for e in plan.endpoints] + [(ip, (name,)) for name, ip in plan.extra_hosts])

@@ -1,0 +1,59 @@
+"""Ending a job: kill its keeper, remove its files, keep its caches. Idempotent, and works without state."""
+
+import os
+
+from runner import errors, log, paths
+from runner.job import keeper, limits, state
+from runner.job.state import JobState
+from runner.kernel import files, locks, userns
+from runner.model import Account, BuildUser
+
+
+def cleanup(store: paths.Store, key: str, account: Account, *, attempt: str = "") -> None:
+    """End the job `key`, whatever state it is in; nothing happens if there is none, or if it belongs to another attempt.
+
+    Goes on past errors and raises the first. Waits for a process that is making or ending the job.
+    """
+    if not os.path.isdir(store.job(key)):
+        return
+    with locks.hold(store.job_lock(key), timeout_s=120):
+        try:
+            current = state.load(store, key)
+        except errors.RunnerError as e:
+            log.debug(f"{e}")
+            current = None
+        if current and attempt and current.facts.get("attempt") != attempt:
+            log.debug(f"job {key} belongs to another attempt: left alone")
+            return
+        end(store, key, current, account)
+
+
+def end(store: paths.Store, key: str, current: JobState | None, account: Account) -> None:
+    """End a job whose lock the caller holds."""
+    first: errors.RunnerError | None = None
+    if current and current.keeper.pid:
+        try:
+            keeper.kill(current.keeper)
+        except errors.RunnerError as e:
+            first = e
+    if current:
+        limits.remove(current.cgroup)
+    try:
+        remove_files(store, key, current.build_user if current else None, account)
+    except errors.RunnerError as e:
+        first = first or e
+    if first:
+        raise first
+
+
+def remove_files(store: paths.Store, key: str, user: BuildUser | None, account: Account) -> None:
+    """Remove a job's directory and its lock file. Without a build user only files of the account can be removed."""
+    directory = store.job(key)
+    try:
+        if user and os.path.isdir(directory):
+            # work/ of an overlay and what containers wrote belong to the build user: only its namespace may remove them
+            userns.call(user.keeper_map(account), lambda: files.remove_tree(directory))
+        files.remove_tree(directory)
+        files.remove_tree(store.job_lock(key))
+    except OSError as e:
+        raise errors.InfraError(f"cannot remove {directory}: {e.strerror}") from e

@@ -1,0 +1,85 @@
+"""One container, one process, then nothing: `dockless run`."""
+
+import os
+import signal
+
+from runner import errors
+from runner.image import images
+from runner.job import prepare, state, step
+from runner.job.prepare import Surroundings
+from runner.kernel import files, process
+from runner.model import ContainerSpec, Image, JobSpec, Outcome, RunRequest, VolumeSpec
+from runner.sandbox import mounts
+
+CONTAINER = "main"
+
+
+def run(request: RunRequest, around: Surroundings) -> Outcome:
+    """Run one process in a container of its own and leave nothing behind, also when this process is killed.
+
+    Raises RunnerErrors; crun.StartFailure when the program cannot be started. Moves this process into the job: call once.
+    """
+    spec = job_spec(request, around, key=f"run-{os.getpid()}-{os.urandom(3).hex()}")
+    current = prepare.prepare(spec, around, fetch=lambda asked: fetch(asked, around), facts={}, lasting=False)
+    pidfd = process.open_pidfd(current.keeper.pid, current.keeper.started)
+    try:
+        return step.run(current, step.Request(CONTAINER, stops=False, terminal=request.terminal))
+    finally:
+        # this process is root of the job's namespaces now, so it may remove the files of both the account and the build user
+        files.remove_tree(around.store.job(current.key))
+        files.remove_tree(around.store.job_lock(current.key))
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        process.wait_pidfd(pidfd, 10.0)
+
+
+def job_spec(request: RunRequest, around: Surroundings, *, key: str) -> JobSpec:
+    """Return the job of one container that a request means. UserError for volumes that are refused."""
+    volumes = tuple(mounts.parse(text, state_dir=around.store.root, environ_cwd=os.getcwd()) for text in request.volumes)
+    container = ContainerSpec(
+        name=CONTAINER,
+        image=request.image or around.settings.images.default,
+        pull_policy=(request.pull or "if-not-present",),
+        platform=request.platform,
+        entrypoint=request.entrypoint,
+        command=request.argv or None,
+        env=request.env,
+        user=request.user,
+        working_dir=request.cwd,
+        hostname=request.hostname or key.rpartition("-")[2].rjust(12, "0"),
+        volumes=volumes,
+        limits=request.limits,
+        init=request.init,
+    )
+    return JobSpec(
+        key=key,
+        build_user=request.build_user or "local",
+        containers=(container,),
+        network=request.network or "default",
+        shared_id=shared_id(volumes, request.user),
+    )
+
+
+def shared_id(volumes: tuple[VolumeSpec, ...], user: str) -> int | None:
+    """Return the container id that has to be the account: the one that writes to a bound directory, if one is bound.
+
+    What it writes there then belongs to the account and can be deleted by it. A user given by name counts as root.
+    """
+    if not any(volume.kind == "bind" for volume in volumes):
+        return None
+    number = user.partition(":")[0]
+    return int(number) if number.isascii() and number.isdigit() and int(number) < 65536 else 0
+
+
+def fetch(asked: ContainerSpec, around: Surroundings) -> Image:
+    """Return the stored image of a container, or pull it where its policy says so."""
+    if asked.pull_policy[0] in ("if-not-present", "never"):
+        stored = images.find(around.store, asked.image, platform=asked.platform)
+        if stored:
+            return stored
+    # the registry client takes 90 ms to import: only those who need the network pay for it
+    from runner.image import auth, pull
+
+    keychain = auth.Keychain.of_account(around.account.home, os.environ)
+    return pull.ensure(
+        asked.image, store=around.store, settings=around.settings, keychain=keychain, policies=asked.pull_policy, platform=asked.platform
+    )

@@ -1,0 +1,113 @@
+"""Services: containers that run beside the job's steps from its start to its end."""
+
+import os
+import socket
+import time
+from typing import NamedTuple
+
+from runner import errors, paths
+from runner.job import keeper, step
+from runner.job.state import ContainerState, JobState
+from runner.kernel import process, syscalls
+from runner.sandbox import crun
+
+STEP = "service"
+
+
+class Report(NamedTuple):
+    """What waiting for one service came to. `problem` is "" when a port accepted a connection."""
+
+    name: str
+    problem: str
+    tried: tuple[str, ...]  # the health check's own log lines
+
+
+def start(current: JobState, name: str, *, store: paths.Store) -> None:
+    """Start one service; what it prints goes to its log file. Raises RunnerErrors when it cannot be started."""
+    container = current.container(name)
+    log_fd = os.open(store.job_log(current.key, name), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        keeper.call(current.keeper, lambda: _start(container, log_fd))
+    finally:
+        os.close(log_fd)
+
+
+def _start(container: ContainerState, log_fd: int) -> None:
+    step_id = f"{container.name}.0"
+    bundle = f"{paths.RUN}/c/{container.name}/{step_id}"
+    argv = step.write_bundle(bundle, container, step.Request(container.name))
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.setsid()
+            null = os.open("/dev/null", os.O_RDONLY)
+            os.dup2(null, 0)
+            os.dup2(log_fd, 1)
+            os.dup2(log_fd, 2)
+            syscalls.close_range(3)
+            os.execve(process.find("crun"), crun.run_argv(bundle, step_id, detach=True), process.minimal_env())
+        finally:
+            os._exit(126)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if code != 0:
+        failed = crun.failure(bundle, argv) or errors.InfraError(f"crun ended with {code}")
+        words = f"service {container.image} cannot be started: {failed.message}"
+        raise errors.UserError(words, failed.hint) if isinstance(failed, errors.UserError) else errors.InfraError(words, failed.hint)
+
+
+def wait_healthy(current: JobState, ports: dict[str, tuple[int, ...]], *, timeout_s: float) -> list[Report]:
+    """Wait until each named service accepts a TCP connection on any of its ports, all side by side, at most `timeout_s`.
+
+    Never raises for a service that does not: its report says so.
+    """
+    targets = [(name, current.container(name).ip, numbers) for name, numbers in ports.items()]
+    found = keeper.call(current.keeper, lambda: _probe_all(targets, timeout_s))
+    return [Report(name, problem, tuple(tried)) for name, problem, tried in found]
+
+
+def _probe_all(targets: list[tuple[str, str, tuple[int, ...]]], timeout_s: float) -> list[tuple[str, str, list[str]]]:
+    deadline = time.monotonic() + timeout_s
+    lines: dict[str, list[str]] = {name: [] for name, _, _ in targets}
+    problems = {name: "" if ports else "has no exposed ports" for name, _, ports in targets}
+    waiting = [target for target in targets if target[2]]
+    while waiting:
+        still = []
+        for name, ip, ports in waiting:
+            refusal = _connect_any(ip, ports)
+            if refusal:
+                lines[name] = (lines[name] + refusal)[-20:]
+                still.append((name, ip, ports))
+        waiting = still
+        if not waiting or time.monotonic() >= deadline:
+            break
+        # GitLab's own check asks once a second; a quarter costs nothing here and is quicker
+        time.sleep(min(0.25, max(0.0, deadline - time.monotonic())))
+    for name, _, _ in waiting:
+        problems[name] = f"did not accept a connection within {timeout_s:.0f} s"
+    return [(name, problems[name], lines[name]) for name, _, _ in targets]
+
+
+def _connect_any(ip: str, ports: tuple[int, ...]) -> list[str]:
+    """Return no line if a port accepts, else why each did not."""
+    refusals = []
+    for port in ports:
+        try:
+            socket.create_connection((ip, port), timeout=1.0).close()
+        except OSError as e:
+            refusals.append(f"dial tcp {ip}:{port}: {e.strerror or e}")
+        else:
+            return []
+    return refusals
+
+
+def log_tail(store: paths.Store, key: str, name: str, *, limit_bytes: int = 64 * 1024) -> bytes:
+    """Return the last `limit_bytes` of what a service printed."""
+    try:
+        fd = os.open(store.job_log(key, name), os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return b""
+    try:
+        size = os.fstat(fd).st_size
+        return os.pread(fd, limit_bytes, max(0, size - limit_bytes))
+    finally:
+        os.close(fd)

@@ -1,0 +1,247 @@
+"""Registry credentials: where they may come from, which source wins, and never a secret in a message.
+
+The rules are GitLab Runner's (helpers/docker/auth/auth.go), which are docker's made precise: sources in order; of one registry path the
+first source that defines it counts; for an image the longest path that matches. Credential helpers are docker's own protocol
+(docker-credential-<name> get|list).
+"""
+
+import binascii
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from runner import log
+from runner.errors import UserError
+from runner.kernel import files, process
+from runner.model import Reference
+
+_LIMIT_BYTES = 1024**2
+_HELPER_TIMEOUT_S = 30.0
+_DOCKER_HUB = ("index.docker.io", "registry-1.docker.io", "docker.io")
+
+
+class Credentials(NamedTuple):
+    """What to tell a registry: a user name and password, or an identity token (OAuth2 refresh token) in place of the password."""
+
+    username: str
+    password: str
+    identity_token: str = ""
+    source: str = ""  # where they come from, for the log
+
+    def __repr__(self) -> str:
+        """Never show a secret."""
+        return f"Credentials(username={self.username!r}, password=…, source={self.source!r})"
+
+
+_Resolve = Callable[[], Credentials | None]
+_Source = Callable[[], Mapping[str, _Resolve]]
+
+
+class Keychain:
+    """The credentials that a job or a person may use.
+
+    Sources in order: `docker_auth_config`, the text of $DOCKER_AUTH_CONFIG; the first of `config_files` that exists (see `config_files`);
+    `payload`, (registry URL, user name, password) triples that the CI system sent with the job. Nothing is read before the first `lookup`.
+    """
+
+    def __init__(
+        self,
+        *,
+        docker_auth_config: str = "",
+        config_files: Sequence[str] = (),
+        payload: Sequence[tuple[str, str, str]] = (),
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        self._environ = dict(environ if environ is not None else os.environ)
+        self._sources: list[tuple[str, _Source]] = []
+        if docker_auth_config:
+            name = "$DOCKER_AUTH_CONFIG"
+            self._sources.append((name, lambda: _read_config(docker_auth_config.encode(), name, self._environ)))
+        if config_files:
+            self._sources.append((config_files[0], lambda: _read_first(config_files, self._environ)))
+        if payload:
+            self._sources.append(("job payload", lambda: _payload(payload)))
+        self._known: dict[str, _Resolve] | None = None
+
+    def __repr__(self) -> str:
+        """Never show a secret."""
+        return f"Keychain({', '.join(name for name, _ in self._sources)})"
+
+    def lookup(self, reference: Reference) -> Credentials | None:
+        """Return the credentials for an image, None if nothing matches. Blocks on credential helpers.
+
+        A source that cannot be read is warned about and skipped. UserError when a credential helper's name is a path.
+        """
+        if self._known is None:
+            self._known = self._read_sources()
+        for path in _paths_of(reference):
+            resolve = self._known.get(path)
+            found = resolve() if resolve else None
+            if found is not None:
+                return found
+        return None
+
+    def _read_sources(self) -> dict[str, _Resolve]:
+        known: dict[str, _Resolve] = {}
+        for name, source in self._sources:
+            try:
+                entries = source()
+            except (OSError, ValueError) as e:
+                log.warn(f"cannot use registry credentials from {name}: {_cause(e)}")
+                continue
+            for path, resolve in entries.items():
+                known.setdefault(path, resolve)
+        return known
+
+
+def config_files(home: str, environ: Mapping[str, str]) -> tuple[str, ...]:
+    """Name the files that docker's clients keep credentials in, for Keychain: $DOCKER_CONFIG/config.json or ~/.docker/config.json, ~/.dockercfg."""
+    directory = environ.get("DOCKER_CONFIG", "") or f"{home}/.docker"
+    return (f"{directory}/config.json", f"{home}/.dockercfg")
+
+
+def registry_path(text: str) -> str:
+    """Return the form in which registry paths are compared: no scheme, host in lower case, Docker Hub as "docker.io"."""
+    text = text.strip()
+    for scheme in ("https://", "http://"):
+        text = text.removeprefix(scheme)
+    text = text.rstrip("/")
+    for version in ("/v1", "/v2"):  # "https://index.docker.io/v1/" and what old clients wrote for other registries
+        text = text.removesuffix(version)
+    host, slash, rest = text.partition("/")
+    host = host.lower()
+    return ("docker.io" if host in _DOCKER_HUB else host) + slash + rest
+
+
+def _paths_of(reference: Reference) -> list[str]:
+    """List registry/ns/project, registry/ns, registry; Docker Hub's official images also without their "library/"."""
+    repositories = [reference.repository]
+    if reference.registry == "docker.io":
+        repositories.append(reference.repository.removeprefix("library/"))
+    paths = []
+    for repository in repositories:
+        parts = repository.split("/")
+        paths += ["/".join([reference.registry, *parts[:end]]) for end in range(len(parts), 0, -1)]
+    return [*paths, reference.registry]
+
+
+def _payload(entries: Sequence[tuple[str, str, str]]) -> dict[str, _Resolve]:
+    source = "job payload (GitLab Registry)"
+    return {registry_path(url): _constant(Credentials(user, password, source=source)) for url, user, password in entries}
+
+
+def _constant(credentials: Credentials) -> _Resolve:
+    return lambda: credentials
+
+
+def _read_first(candidates: Sequence[str], environ: Mapping[str, str]) -> Mapping[str, _Resolve]:
+    for path in candidates:
+        try:
+            raw = files.read(path, limit_bytes=_LIMIT_BYTES)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        return _read_config(raw, path, environ)
+    return {}
+
+
+def _read_config(raw: bytes, source: str, environ: Mapping[str, str]) -> dict[str, _Resolve]:
+    """Read docker's config.json, or the older .dockercfg, whose whole content is what "auths" holds now."""
+    if len(raw) > _LIMIT_BYTES:
+        raise ValueError("too large")
+    try:
+        value = json.loads(raw)
+    except RecursionError as e:
+        raise ValueError("nested too deeply") from e
+    if not isinstance(value, dict):
+        raise ValueError("not a JSON object")
+    legacy = source.endswith(".dockercfg") and "auths" not in value
+    found: dict[str, _Resolve] = {}
+    for key, entry in _object(value if legacy else value.get("auths"), "auths").items():
+        credentials = _entry(_object(entry, "an entry of auths"), key, source)
+        if credentials:
+            found[registry_path(key)] = _constant(credentials)
+    if legacy:
+        return found
+    store = value.get("credsStore")
+    if store:
+        helper = _helper_name(store)
+        for key in _helper_list(helper, environ):
+            found[registry_path(key)] = _helped(helper, key, source, environ)
+    for key, helper in _object(value.get("credHelpers"), "credHelpers").items():
+        found[registry_path(key)] = _helped(_helper_name(helper), key, source, environ)
+    return found
+
+
+def _object(value: Any, what: str) -> dict[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise ValueError(f"{what} is not a JSON object")
+    return value
+
+
+def _entry(entry: dict[str, Any], key: str, source: str) -> Credentials | None:
+    texts = {name: entry.get(name) or "" for name in ("username", "password", "auth", "identitytoken")}
+    if not all(isinstance(text, str) for text in texts.values()):
+        raise ValueError(f"the entry for {key[:100]!r} has a value that is not a string")
+    username, password = texts["username"], texts["password"]
+    if texts["auth"]:
+        try:
+            pair = binascii.a2b_base64(texts["auth"]).decode()
+        except ValueError as e:
+            raise ValueError(f"the entry for {key[:100]!r} has a bad base64 value") from e
+        username, _, password = pair.partition(":")
+        password = password.rstrip("\0")  # docker's own decoder trims it too
+    if not (username and password) and not texts["identitytoken"]:
+        return None  # "docker login" with a credentials store leaves empty entries
+    return Credentials(username, password, texts["identitytoken"], source)
+
+
+def _helper_name(name: Any) -> str:
+    """A name comes from a file that a job may have written: it must not lead to another program."""
+    if not isinstance(name, str) or not name or "/" in name or "\0" in name or len(name) > 100:
+        raise UserError(f"bad credential helper {str(name)[:60]!r}: it is a path", "name a program docker-credential-<name> by <name>")
+    return f"docker-credential-{name}"
+
+
+def _helper_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Helpers of clouds and desktops need the account's environment; what a job set comes as CUSTOM_ENV_* and is not passed on."""
+    kept = {name: value for name, value in environ.items() if not name.startswith("CUSTOM_ENV_")}
+    return {**kept, "PATH": process.TRUSTED_PATH}
+
+
+def _helper_list(helper: str, environ: Mapping[str, str]) -> list[str]:
+    answer = process.run([helper, "list"], env=_helper_environment(environ), timeout_s=_HELPER_TIMEOUT_S, limit_bytes=_LIMIT_BYTES)
+    return list(_object(json.loads(answer.stdout), f"the answer of {helper}"))
+
+
+def _helped(helper: str, key: str, source: str, environ: Mapping[str, str]) -> _Resolve:
+    def resolve() -> Credentials | None:
+        try:
+            return _helper_get(helper, key, source, environ)
+        except (OSError, ValueError) as e:
+            log.warn(f"cannot use registry credentials from {source}: {helper}: {_cause(e)}")
+            return None
+
+    return resolve
+
+
+def _helper_get(helper: str, key: str, source: str, environ: Mapping[str, str]) -> Credentials:
+    env = _helper_environment(environ)
+    answer = process.run([helper, "get"], env=env, input=key.encode() + b"\n", timeout_s=_HELPER_TIMEOUT_S, limit_bytes=_LIMIT_BYTES)
+    value = _object(json.loads(answer.stdout), "its answer")
+    username, secret = value.get("Username"), value.get("Secret")
+    if not isinstance(username, str) or not isinstance(secret, str):
+        raise ValueError("its answer has no user name or no secret")
+    where = f"{source} ({helper})"
+    if username == "<token>":  # docker-credential-helpers: the secret is an identity token
+        return Credentials("", "", secret, where)
+    return Credentials(username, secret, source=where)
+
+
+def _cause(error: OSError | ValueError) -> str:
+    """Say why without repeating content: a JSON error's own text is harmless, its document is not shown."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"not valid JSON at line {error.lineno}"
+    return error.strerror or "unknown" if isinstance(error, OSError) else str(error)

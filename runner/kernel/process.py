@@ -211,36 +211,45 @@ def receive(pid: int, reader: int) -> Any:
     raise errors.Bug(rest[0])
 
 
+_PF_EXITING = 0x4  # include/linux/sched.h
+
+
+def _stat(pid: int) -> list[bytes]:
+    """Return the fields of /proc/<pid>/stat from the third ("state") on; ProcessLookupError if there is no such process."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()
+    except (FileNotFoundError, ProcessLookupError) as e:
+        raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH)) from e
+
+
 def start_time(pid: int) -> int:
     """Return the start time of a process in clock ticks since boot (proc(5), field 22); ProcessLookupError if it is gone.
 
     With the pid it names one process for ever, even after the number is used again.
     """
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
-    except (FileNotFoundError, ProcessLookupError) as e:
-        raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH)) from e
-    if fields[0] in (b"Z", b"X"):
-        raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
-    return int(fields[19])
+    return int(_stat(pid)[19])
 
 
 def is_alive(pid: int, started: int) -> bool:
-    """Tell whether the process that had this pid and start time still runs."""
+    """Tell whether the process that had this pid and start time still runs; one that is being torn down does not."""
     try:
-        return start_time(pid) == started
+        fields = _stat(pid)
     except ProcessLookupError:
         return False
+    return int(fields[19]) == started and fields[0] not in (b"Z", b"X") and not int(fields[6]) & _PF_EXITING
 
 
 def open_pidfd(pid: int, started: int) -> int:
-    """Return a pidfd of exactly that process; ProcessLookupError if it has ended."""
+    """Return a pidfd of exactly that process, which may be ending; ProcessLookupError if it has ended."""
     fd = os.pidfd_open(pid)
-    if not is_alive(pid, started):
-        os.close(fd)
-        raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
-    return fd
+    try:
+        if start_time(pid) == started:
+            return fd
+    except ProcessLookupError:
+        pass
+    os.close(fd)
+    raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
 
 
 def wait_pidfd(pidfd: int, timeout_s: float) -> bool:

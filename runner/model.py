@@ -103,10 +103,10 @@ class Account(NamedTuple):
 
 
 class BuildUser(NamedTuple):
-    """A slice of 65,536 subordinate ids that one trust domain leases. `index` counts slices from 0."""
+    """A slice of 65,536 subordinate ids that one trust domain leases. `number` counts slices from 0."""
 
     name: str
-    index: int
+    number: int
     uid_start: int
     gid_start: int
 

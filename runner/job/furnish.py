@@ -18,7 +18,7 @@ class Endpoint(NamedTuple):
     """One set of pinned network, ipc and uts namespaces; containers that run in turn share one."""
 
     name: str
-    index: int
+    number: int
     hostname: str
     ip: str  # "" without a network
     names: tuple[str, ...]  # in every /etc/hosts
@@ -77,7 +77,7 @@ def _make_endpoint(plan: Plan, endpoint: Endpoint) -> None:
     try:
         if os.read(ready_r, 1):
             if plan.addresses:
-                netlink.ip_batch(network.attach_commands(endpoint.index, pid=child, mtu=plan.mtu))
+                netlink.ip_batch(network.attach_commands(endpoint.number, pid=child, mtu=plan.mtu))
             for kind in ("net", "ipc", "uts"):
                 keeper.pin(f"/proc/{child}/ns/{kind}", namespace(kind, endpoint.name))
             os.write(go_w, b"x")
@@ -100,7 +100,7 @@ def _inhabit(plan: Plan, endpoint: Endpoint, ready: int, go: int) -> None:
     for name, value in network.ENDPOINT_SYSCTLS:
         with open(f"/proc/sys/{name}", "w", encoding="ascii") as file:
             file.write(value)
-    commands = network.endpoint_commands(plan.addresses, endpoint.index) if plan.addresses else ["link set lo up"]
+    commands = network.endpoint_commands(plan.addresses, endpoint.number) if plan.addresses else ["link set lo up"]
     netlink.ip_batch(commands)
 
 

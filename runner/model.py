@@ -226,3 +226,23 @@ class JobSpec(NamedTuple):
     network: str = "default"  # or "none"
     extra_hosts: tuple[tuple[str, str], ...] = ()  # (name, ip) in every container's /etc/hosts
     shared_id: int | None = None  # container id that is the account (shared workspace); None: isolated
+
+
+class RunRequest(NamedTuple):
+    """A one-off container as `dockless run` was asked for it; "" and empty mean what the image or the configuration says."""
+
+    image: str = ""
+    argv: tuple[str, ...] = ()
+    env: tuple[tuple[str, str], ...] = ()
+    volumes: tuple[str, ...] = ()  # as written: SRC:DST[:ro]
+    cwd: str = ""
+    user: str = ""
+    network: str = ""  # "default" or "none"
+    pull: str = ""  # always | if-not-present | never
+    limits: Limits = Limits()
+    terminal: bool = False
+    init: bool = False
+    hostname: str = ""
+    build_user: str = ""
+    entrypoint: tuple[str, ...] | None = None
+    platform: str = ""

@@ -1,0 +1,89 @@
+"""Build users: who leases which slice of the account's subordinate ids.
+
+A lease is for good: the slice's ids may own files of its trust domain anywhere in the store, so no other name may ever get them while
+the lease stands.
+"""
+
+from runner import errors, log, paths
+from runner.kernel import files, locks, userns
+from runner.kernel.userns import Range
+from runner.model import IDS_PER_BUILD_USER, Account, BuildUser
+
+SUBUID, SUBGID = "/etc/subuid", "/etc/subgid"
+
+
+def slices(uids: tuple[Range, ...], gids: tuple[Range, ...]) -> list[tuple[int, int]]:
+    """Cut both lists of ranges into slices of 65,536 ids, in order, and pair them: (first uid, first gid)."""
+    return list(zip(_cut(uids), _cut(gids), strict=False))
+
+
+def _cut(ranges: tuple[Range, ...]) -> list[int]:
+    return [r.start + i * IDS_PER_BUILD_USER for r in ranges for i in range(r.count // IDS_PER_BUILD_USER)]
+
+
+def available(account: Account) -> list[tuple[int, int]]:
+    """Return the slices that the system grants to the account."""
+    return slices(
+        userns.subordinate_ranges(account.name, account.uid, SUBUID), userns.subordinate_ranges(account.name, account.uid, SUBGID)
+    )
+
+
+def lease(store: paths.Store, account: Account, name: str) -> BuildUser:
+    """Return the build user called `name`, leasing the lowest free slice to it the first time. Persistent, safe side by side.
+
+    With a single slice everybody shares it, with a warning. InfraError when there is no slice, or none left.
+    """
+    slots = available(account)
+    if not slots:
+        raise errors.InfraError(f"account {account.name} has no 65536 subordinate ids in {SUBUID} and {SUBGID}", _mend(account))
+    if len(slots) == 1:
+        log.debug("one slice of subordinate ids: build users are not separated from each other")
+        return BuildUser(name, 0, *slots[0])
+    known = _read(store)
+    if name in known and known[name] < len(slots):
+        return BuildUser(name, known[name], *slots[known[name]])
+    with locks.hold(store.lock):
+        known = _read(store)
+        if name not in known:
+            taken = set(known.values())
+            free = next((number for number in range(len(slots)) if number not in taken), None)
+            if free is None:
+                raise errors.InfraError(f"no slice of subordinate ids is free for {name}: all {len(slots)} are leased", _mend(account))
+            known[name] = free
+            files.write_json(store.build_users, known)
+    number = known[name]
+    if number >= len(slots):
+        raise errors.InfraError(
+            f"build user {name} leases slice {number}, but the account has only {len(slots)}", f"give back what was taken from {SUBUID}"
+        )
+    return BuildUser(name, number, *slots[number])
+
+
+def every(store: paths.Store, account: Account) -> list[BuildUser]:
+    """Return all build users with a lease, by name."""
+    slots = available(account)
+    return [BuildUser(name, number, *slots[number]) for name, number in sorted(_read(store).items()) if number < len(slots)]
+
+
+def release(store: paths.Store, name: str) -> None:
+    """Give a slice back. The caller has removed every file of it. Idempotent."""
+    with locks.hold(store.lock):
+        known = _read(store)
+        if known.pop(name, None) is not None:
+            files.write_json(store.build_users, known)
+
+
+def _read(store: paths.Store) -> dict[str, int]:
+    try:
+        value = files.read_json(store.build_users)
+    except FileNotFoundError:
+        return {}
+    except ValueError as e:
+        raise errors.InfraError(f"{store.build_users} is damaged: {e}", "restore it: it says who owns which files of the store") from e
+    if not isinstance(value, dict) or not all(isinstance(number, int) and number >= 0 for number in value.values()):
+        raise errors.InfraError(f"{store.build_users} is damaged", "restore it: it says who owns which files of the store")
+    return value
+
+
+def _mend(account: Account) -> str:
+    return f"usermod --add-subuids 500000000-502097151 --add-subgids 500000000-502097151 {account.name} (as root; adds 32 slices)"

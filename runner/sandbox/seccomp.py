@@ -1,0 +1,79 @@
+"""The seccomp filter: the distribution's containers-common profile, resolved for what a container may do.
+
+No copy of our own is kept, so a new system call or a closed hole arrives with the distribution's update.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from runner import errors
+from runner.kernel import files
+
+PROFILE = "/usr/share/containers/seccomp.json"
+_ARCHITECTURES = {
+    "x86_64": ("amd64", ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"]),
+    "aarch64": ("arm64", ["SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM"]),
+    "ppc64le": ("ppc64le", ["SCMP_ARCH_PPC64LE"]),
+    "s390x": ("s390x", ["SCMP_ARCH_S390X", "SCMP_ARCH_S390"]),
+    "riscv64": ("riscv64", ["SCMP_ARCH_RISCV64"]),
+}
+
+
+def load(capabilities: Sequence[str], *, path: str = PROFILE) -> dict[str, Any]:
+    """Return the profile resolved for `capabilities`, this machine and its kernel. InfraError if it is missing or damaged."""
+    try:
+        profile = json.loads(files.read(path))
+    except FileNotFoundError as e:
+        raise errors.InfraError(f"seccomp profile {path} is missing", "apt-get install golang-github-containers-common") from e
+    except (OSError, ValueError) as e:
+        raise errors.InfraError(f"seccomp profile {path} cannot be read: {e}", "install golang-github-containers-common again") from e
+    uname = os.uname()
+    return resolve(profile, capabilities=capabilities, machine=uname.machine, kernel=uname.release)
+
+
+def resolve(profile: dict[str, Any], *, capabilities: Sequence[str], machine: str, kernel: str) -> dict[str, Any]:
+    """Turn a containers-common profile (conditions on capabilities, architectures, kernel) into an OCI linux.seccomp object."""
+    name, architectures = _ARCHITECTURES.get(machine, (machine, []))
+    held = frozenset(capabilities)
+    resolved: dict[str, Any] = {
+        "defaultAction": profile["defaultAction"],
+        "architectures": architectures,
+        "syscalls": [_rule(rule) for rule in profile["syscalls"] if _applies(rule, held=held, architecture=name, kernel=_version(kernel))],
+    }
+    if "defaultErrnoRet" in profile:
+        resolved["defaultErrnoRet"] = profile["defaultErrnoRet"]
+    return resolved
+
+
+def _applies(rule: dict[str, Any], *, held: frozenset[str], architecture: str, kernel: tuple[int, int]) -> bool:
+    includes, excludes = rule.get("includes") or {}, rule.get("excludes") or {}
+    if includes.get("caps") and not held.issuperset(includes["caps"]):
+        return False
+    if includes.get("arches") and architecture not in includes["arches"]:
+        return False
+    if includes.get("minKernel") and kernel < _version(includes["minKernel"]):
+        return False
+    if excludes.get("caps") and not held.isdisjoint(excludes["caps"]):
+        return False
+    return not (excludes.get("arches") and architecture in excludes["arches"])
+
+
+def _rule(rule: dict[str, Any]) -> dict[str, Any]:
+    kept: dict[str, Any] = {"names": rule.get("names") or [rule["name"]], "action": rule["action"]}
+    if rule.get("args"):
+        kept["args"] = rule["args"]
+    if rule.get("errnoRet") is not None:
+        kept["errnoRet"] = rule["errnoRet"]
+    return kept
+
+
+def _version(text: str) -> tuple[int, int]:
+    major, _, rest = text.partition(".")
+    minor = ""
+    for character in rest:
+        if not character.isdigit():
+            break
+        minor += character
+    return int(major), int(minor or 0)

@@ -74,3 +74,13 @@ def _write(message: str, colour: str = "") -> None:
         stream.flush()
     except (BrokenPipeError, ValueError):
         pass  # the reader has gone: words are lost, the work is not
+
+
+def paint(text: str) -> None:
+    """Write `text` as it is, control sequences included: for a live display on a terminal (see is_terminal)."""
+    stream = _voice.stream or sys.stderr
+    try:
+        stream.write(text)
+        stream.flush()
+    except (BrokenPipeError, ValueError):
+        pass

@@ -42,7 +42,9 @@ class Keychain:
     """The credentials that a job or a person may use.
 
     Sources in order: `docker_auth_config`, the text of $DOCKER_AUTH_CONFIG; the first of `config_files` that exists (see `config_files`);
-    `payload`, (registry URL, user name, password) triples that the CI system sent with the job. Nothing is read before the first `lookup`.
+    `payload`, (registry URL, user name, password) triples that the CI system sent with the job.
+
+    Credential helpers are looked up on `helper_path` and get `environ` (by default the process's) without its CUSTOM_ENV_* variables.
     """
 
     def __init__(
@@ -52,17 +54,26 @@ class Keychain:
         config_files: Sequence[str] = (),
         payload: Sequence[tuple[str, str, str]] = (),
         environ: Mapping[str, str] | None = None,
+        helper_path: str = process.TRUSTED_PATH,
     ) -> None:
-        self._environ = dict(environ if environ is not None else os.environ)
+        """Remember the sources; nothing is read before the first `lookup`."""
+        helpers = _Helpers(dict(environ if environ is not None else os.environ), helper_path)
         self._sources: list[tuple[str, _Source]] = []
         if docker_auth_config:
             name = "$DOCKER_AUTH_CONFIG"
-            self._sources.append((name, lambda: _read_config(docker_auth_config.encode(), name, self._environ)))
+            self._sources.append((name, lambda: _read_config(docker_auth_config.encode(), name, helpers)))
         if config_files:
-            self._sources.append((config_files[0], lambda: _read_first(config_files, self._environ)))
+            self._sources.append((config_files[0], lambda: _read_first(config_files, helpers)))
         if payload:
             self._sources.append(("job payload", lambda: _payload(payload)))
         self._known: dict[str, _Resolve] | None = None
+
+    @classmethod
+    def of_account(cls, home: str, environ: Mapping[str, str], *, payload: Sequence[tuple[str, str, str]] = ()) -> "Keychain":
+        """Return what an account has: $DOCKER_AUTH_CONFIG, docker's files in its home, and `payload`."""
+        files_of_account = config_files(home, environ)
+        text = environ.get("DOCKER_AUTH_CONFIG", "")
+        return cls(docker_auth_config=text, config_files=files_of_account, payload=payload, environ={**environ, "HOME": home})
 
     def __repr__(self) -> str:
         """Never show a secret."""
@@ -96,7 +107,7 @@ class Keychain:
 
 
 def config_files(home: str, environ: Mapping[str, str]) -> tuple[str, ...]:
-    """Name the files that docker's clients keep credentials in, for Keychain: $DOCKER_CONFIG/config.json or ~/.docker/config.json, ~/.dockercfg."""
+    """Name the files in which docker's clients keep credentials: config.json in $DOCKER_CONFIG or ~/.docker, then ~/.dockercfg."""
     directory = environ.get("DOCKER_CONFIG", "") or f"{home}/.docker"
     return (f"{directory}/config.json", f"{home}/.dockercfg")
 
@@ -135,17 +146,17 @@ def _constant(credentials: Credentials) -> _Resolve:
     return lambda: credentials
 
 
-def _read_first(candidates: Sequence[str], environ: Mapping[str, str]) -> Mapping[str, _Resolve]:
+def _read_first(candidates: Sequence[str], helpers: "_Helpers") -> Mapping[str, _Resolve]:
     for path in candidates:
         try:
             raw = files.read(path, limit_bytes=_LIMIT_BYTES)
         except (FileNotFoundError, NotADirectoryError):
             continue
-        return _read_config(raw, path, environ)
+        return _read_config(raw, path, helpers)
     return {}
 
 
-def _read_config(raw: bytes, source: str, environ: Mapping[str, str]) -> dict[str, _Resolve]:
+def _read_config(raw: bytes, source: str, helpers: "_Helpers") -> dict[str, _Resolve]:
     """Read docker's config.json, or the older .dockercfg, whose whole content is what "auths" holds now."""
     if len(raw) > _LIMIT_BYTES:
         raise ValueError("too large")
@@ -166,10 +177,10 @@ def _read_config(raw: bytes, source: str, environ: Mapping[str, str]) -> dict[st
     store = value.get("credsStore")
     if store:
         helper = _helper_name(store)
-        for key in _helper_list(helper, environ):
-            found[registry_path(key)] = _helped(helper, key, source, environ)
+        for key in helpers.run(helper, "list"):
+            found[registry_path(key)] = _helped(helper, key, source, helpers)
     for key, helper in _object(value.get("credHelpers"), "credHelpers").items():
-        found[registry_path(key)] = _helped(_helper_name(helper), key, source, environ)
+        found[registry_path(key)] = _helped(_helper_name(helper), key, source, helpers)
     return found
 
 
@@ -191,7 +202,9 @@ def _entry(entry: dict[str, Any], key: str, source: str) -> Credentials | None:
             pair = binascii.a2b_base64(texts["auth"]).decode()
         except ValueError as e:
             raise ValueError(f"the entry for {key[:100]!r} has a bad base64 value") from e
-        username, _, password = pair.partition(":")
+        username, colon, password = pair.partition(":")
+        if not colon:
+            raise ValueError(f"the entry for {key[:100]!r} is not base64 of user:password")
         password = password.rstrip("\0")  # docker's own decoder trims it too
     if not (username and password) and not texts["identitytoken"]:
         return None  # "docker login" with a credentials store leaves empty entries
@@ -205,39 +218,41 @@ def _helper_name(name: Any) -> str:
     return f"docker-credential-{name}"
 
 
-def _helper_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """Helpers of clouds and desktops need the account's environment; what a job set comes as CUSTOM_ENV_* and is not passed on."""
-    kept = {name: value for name, value in environ.items() if not name.startswith("CUSTOM_ENV_")}
-    return {**kept, "PATH": process.TRUSTED_PATH}
+class _Helpers(NamedTuple):
+    """How credential helpers are found and started."""
+
+    environ: Mapping[str, str]
+    path: str
+
+    def run(self, helper: str, verb: str, text: str = "") -> dict[str, Any]:
+        """Run `docker-credential-<name> get|list` and return the JSON object that it answers; OSError or ValueError otherwise."""
+        # Helpers of clouds and desktops need the account's environment; what a job set comes as CUSTOM_ENV_* and is not passed on.
+        env = {name: value for name, value in self.environ.items() if not name.startswith("CUSTOM_ENV_")}
+        found = next((f"{place}/{helper}" for place in self.path.split(":") if place and os.access(f"{place}/{helper}", os.X_OK)), helper)
+        argv = [found, verb]
+        answer = process.run(
+            argv, env={**env, "PATH": self.path}, input=text.encode(), timeout_s=_HELPER_TIMEOUT_S, limit_bytes=_LIMIT_BYTES
+        )
+        return _object(json.loads(answer.stdout), f"the answer of {helper}")
 
 
-def _helper_list(helper: str, environ: Mapping[str, str]) -> list[str]:
-    answer = process.run([helper, "list"], env=_helper_environment(environ), timeout_s=_HELPER_TIMEOUT_S, limit_bytes=_LIMIT_BYTES)
-    return list(_object(json.loads(answer.stdout), f"the answer of {helper}"))
-
-
-def _helped(helper: str, key: str, source: str, environ: Mapping[str, str]) -> _Resolve:
+def _helped(helper: str, key: str, source: str, helpers: _Helpers) -> _Resolve:
     def resolve() -> Credentials | None:
         try:
-            return _helper_get(helper, key, source, environ)
+            value = helpers.run(helper, "get", f"{key}\n")
         except (OSError, ValueError) as e:
             log.warn(f"cannot use registry credentials from {source}: {helper}: {_cause(e)}")
             return None
+        username, secret = value.get("Username"), value.get("Secret")
+        if not isinstance(username, str) or not isinstance(secret, str):
+            log.warn(f"cannot use registry credentials from {source}: {helper} answers without a user name or a secret")
+            return None
+        where = f"{source} ({helper})"
+        if username == "<token>":  # docker-credential-helpers: the secret is an identity token
+            return Credentials("", "", secret, where)
+        return Credentials(username, secret, source=where)
 
     return resolve
-
-
-def _helper_get(helper: str, key: str, source: str, environ: Mapping[str, str]) -> Credentials:
-    env = _helper_environment(environ)
-    answer = process.run([helper, "get"], env=env, input=key.encode() + b"\n", timeout_s=_HELPER_TIMEOUT_S, limit_bytes=_LIMIT_BYTES)
-    value = _object(json.loads(answer.stdout), "its answer")
-    username, secret = value.get("Username"), value.get("Secret")
-    if not isinstance(username, str) or not isinstance(secret, str):
-        raise ValueError("its answer has no user name or no secret")
-    where = f"{source} ({helper})"
-    if username == "<token>":  # docker-credential-helpers: the secret is an identity token
-        return Credentials("", "", secret, where)
-    return Credentials(username, secret, source=where)
 
 
 def _cause(error: OSError | ValueError) -> str:

@@ -22,13 +22,14 @@ def toolbox() -> Image:
 
 
 def find(store: paths.Store, name: str, *, platform: str = "") -> Image | None:
-    """Return the stored image of a canonical name (reference.canonical), None if it must be pulled.
+    """Return the stored image of a name (any that reference.canonical takes), None if it must be pulled.
 
     `platform` as in platforms.parse; "" is what a pull without a platform chose. An image whose blobs are not all there with their sizes
     counts as absent, and so does one that was read from a local file which has changed since.
     """
     if name == TOOLBOX:
         return toolbox()
+    name = reference.canonical(name)
     record = _read(_path(store, name))
     if record is None or record["name"] != name or _is_stale(record):
         return None
@@ -37,10 +38,11 @@ def find(store: paths.Store, name: str, *, platform: str = "") -> Image | None:
 
 
 def add(store: paths.Store, name: str, image: Image, *, platform: str = "", made_from: str = "") -> None:
-    """Record `image` under a canonical name for the platform that was asked for; replaces what was there. Atomic.
+    """Record `image` under a name for the platform that was asked for; replaces what was there. Atomic.
 
     `made_from` is the local file that says what the image is; when it changes, `find` forgets the image. Takes images.lock.
     """
+    name = reference.canonical(name)
     path = _path(store, name)
     key = str(platforms.parse(platform)) if platform else ""
     with locks.hold(store.images_lock):
@@ -71,7 +73,7 @@ def remove(store: paths.Store, name: str) -> bool:
     """Forget a name with all its platforms; False if it was not there. Leaves the blobs to blobs.collect. Takes images.lock."""
     with locks.hold(store.images_lock):
         try:
-            os.unlink(_path(store, name))
+            os.unlink(_path(store, reference.canonical(name)))
         except FileNotFoundError:
             return False
     return True

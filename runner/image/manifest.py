@@ -41,6 +41,13 @@ MAX_DEPTH = 4  # of indexes within indexes
 _LONGEST_BLOB = 2**40
 
 
+class Fetched(NamedTuple):
+    """A manifest or index as it came: `media_type` is what its sender says that it is, "" for nothing."""
+
+    media_type: str
+    raw: bytes
+
+
 class Manifest(NamedTuple):
     """An image for one platform."""
 
@@ -96,6 +103,13 @@ def parse(raw: bytes, media_type: str, what: str) -> Manifest | Index:
             raise UserError(f"{what} contradicts itself: it is an index and a manifest at once")
         return _manifest(value, what)
     raise UserError(f"{what} is of a kind that is not supported: {str(kind or media_type or 'no media type')[:100]!r}")
+
+
+def compression_of(start: bytes) -> str:
+    """Return the suffix of the media type for a layer that begins with these (four or more) bytes: "+gzip", "+zstd" or ""."""
+    if start.startswith(b"\x1f\x8b"):
+        return "+gzip"
+    return "+zstd" if start.startswith(b"\x28\xb5\x2f\xfd") else ""
 
 
 def choose(index: Index, wanted: platforms.Platform, what: str) -> Entry:

@@ -48,12 +48,15 @@ def parse(text: str) -> Reference:
 
 
 def familiar(ref: Reference) -> str:
-    """Return the short form that people know: "alpine:3.20" for docker.io/library/alpine:3.20."""
+    """Return the shortest form that people know and `parse` reads back: "alpine:3.20" for docker.io/library/alpine:3.20."""
     text = str(ref)
     if ref.registry != "docker.io":
         return text
-    text = text.removeprefix("docker.io/")
-    return text.removeprefix("library/") if ref.repository.count("/") == 1 else text
+    for prefix in ("docker.io/library/", "docker.io/"):
+        # not every repository of Docker Hub can be written short: "a.b/c" would be a registry "a.b"
+        if text.startswith(prefix) and _split(f"docker.io/{ref.repository}".removeprefix(prefix)) == ref[:2]:
+            return text.removeprefix(prefix)
+    return text
 
 
 def canonical(source: str) -> str:

@@ -5,6 +5,7 @@
     ├── lock                        lock of build-users.json and of making or ending a job record
     ├── build-users.json            leases of slices: name -> index
     ├── config-cache.json           the last parsed configuration, for commands that may not import yaml
+    ├── seccomp/<name>.bpf          compiled seccomp filters, base64; only a cache
     ├── blobs/sha256/<hex>          verified content, enters by rename only; never changes afterwards
     ├── blobs/partial/<hex>         a download under way        (lock: blobs/partial/<hex>.lock)
     ├── images/<name>.json          one stored reference -> model.Image (lock: images.lock)
@@ -68,6 +69,7 @@ class Store:
         self.layers = f"{root}/layers"
         self.volumes = f"{root}/volumes"
         self.jobs = f"{root}/jobs"
+        self.seccomp = f"{root}/seccomp"
 
     def directories(self) -> tuple[str, ...]:
         """Name the directories that every store has, parents first."""
@@ -80,6 +82,7 @@ class Store:
             self.layers,
             self.volumes,
             self.jobs,
+            self.seccomp,
         )
 
     def blob(self, digest: str) -> str:

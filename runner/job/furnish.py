@@ -1,13 +1,15 @@
 """Inside a new job: its endpoints, roots, volumes and bundles. Runs as root of the keeper's namespaces, in its PID namespace."""
 
 import os
+from base64 import b64encode
+from functools import partial
 from typing import NamedTuple
 
 from runner import errors, paths
 from runner.job import keeper
 from runner.kernel import files, netlink, process, syscalls, userns
 from runner.model import ContainerSpec, IdMap, Image, ImageConfig, Step, Volume
-from runner.sandbox import capabilities, network, rootfs, seccomp, spec, toolbox, users
+from runner.sandbox import capabilities, crun, network, rootfs, seccomp, spec, toolbox, users
 
 JOB_ENDPOINT = "job"
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -46,6 +48,7 @@ class Plan(NamedTuple):
     resolv_conf: str  # "" without a network
     extra_hosts: tuple[tuple[str, str], ...]
     inner_map: IdMap  # container ids to the keeper's ids
+    filters: str  # directory of compiled seccomp filters
 
 
 def run(plan: Plan) -> None:
@@ -138,20 +141,28 @@ def _furnish_container(plan: Plan, container: Container, *, hosts: str, owner: t
     )  # fmt: skip
     if not container.lowers:
         mounts += toolbox.volumes()
-    caps = capabilities.DEFAULT
-    value = spec.build(
-        root=overlay.target,
-        namespaces={
-            "user": f"{paths.RUN}/ns/user",
-            **{kind: namespace(pinned, container.endpoint.name) for kind, pinned in (("network", "net"), ("ipc", "ipc"), ("uts", "uts"))},
-        },
-        step=step,
-        volumes=mounts,
-        seccomp=seccomp.load(caps),
-        capabilities=caps,
-        init=_INIT if asked.init else "",
-    )
-    files.write_json(f"{home}/base.json", value, durable=False)
+    _write_spec(plan, container, step=step, volumes=mounts)
+
+
+def _write_spec(plan: Plan, container: Container, *, step: Step, volumes: list[Volume]) -> None:
+    """Write the container's spec; the first container on this machine also leaves the compiled seccomp filter for all later ones."""
+    home = bundle(container.asked.name)
+    allowed = capabilities.DEFAULT
+    cached = f"{plan.filters}/{seccomp.compiled_name(allowed, crun=process.find('crun'))}.bpf"
+    pinned = {kind: namespace(short, container.endpoint.name) for kind, short in (("network", "net"), ("ipc", "ipc"), ("uts", "uts"))}
+    build = partial(
+        spec.build, root=f"{home}/root", namespaces={"user": f"{paths.RUN}/ns/user", **pinned}, step=step, volumes=volumes,
+        capabilities=allowed, init=_INIT if container.asked.init else "",
+    )  # fmt: skip
+    try:
+        program = files.read(cached).decode("ascii")
+    except FileNotFoundError:
+        files.write_json(f"{home}/config.json", build(seccomp=seccomp.load(allowed)), durable=False)
+        program = b64encode(crun.compile_filter(home, f"filter-{container.asked.name}")).decode("ascii")
+        if program:
+            files.write_atomic(cached, program.encode())
+    profile = {} if program else seccomp.load(allowed)
+    files.write_json(f"{home}/base.json", build(seccomp=profile, filter_program=program), durable=False)
 
 
 def command(asked: ContainerSpec, config: ImageConfig) -> tuple[str, ...]:

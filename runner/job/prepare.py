@@ -39,7 +39,7 @@ def prepare(spec: JobSpec, around: Surroundings, *, fetch: Fetch, facts: dict[st
     """
     store = around.store
     with ExitStack() as stack:
-        _take_key(store, spec.key, stack)
+        lock = _take_key(store, spec.key, stack)
         gc.reap(store, around.account, but=spec.key)
         user = build_users.lease(store, around.account, spec.build_user)
         stack.callback(lambda: cleanup.remove_files(store, spec.key, user, around.account))
@@ -63,12 +63,13 @@ def prepare(spec: JobSpec, around: Surroundings, *, fetch: Fetch, facts: dict[st
             services.start(current, asked.name, store=store)
         if lasting:
             starting.commit()
+            os.close(lock)  # from here on the keeper says that the job is alive; without one, this process does
         stack.pop_all()
     return current
 
 
-def _take_key(store: paths.Store, key: str, stack: ExitStack) -> None:
-    """Hold the job's lock and make its directory; InfraError if the job exists already."""
+def _take_key(store: paths.Store, key: str, stack: ExitStack) -> int:
+    """Take the job's lock and return its descriptor; InfraError if the job exists already."""
     fd = locks.try_take(store.job_lock(key))
     if fd is None:
         raise errors.InfraError(f"job {key} is being prepared or ended by another process", "wait for it, or end that process")
@@ -78,6 +79,7 @@ def _take_key(store: paths.Store, key: str, stack: ExitStack) -> None:
         raise errors.InfraError(
             f"job {key} is already running (keeper: process {existing.keeper.pid})", "a job id runs once at a time: end it first"
         )
+    return fd
 
 
 def _claim_slot(store: paths.Store, spec: JobSpec, user: BuildUser, facts: dict[str, Any]) -> JobState:
@@ -169,6 +171,7 @@ def _plan(
         resolv_conf=uplink.resolv_conf(addresses, around.settings.network.dns) if addresses else "",
         extra_hosts=spec.extra_hosts,
         inner_map=userns.relative(container_map, current.build_user.keeper_map(around.account)),
+        filters=around.store.seccomp,
     )
 
 

@@ -8,10 +8,8 @@ from typing import NamedTuple
 from runner import errors, paths
 from runner.job import keeper, step
 from runner.job.state import ContainerState, JobState
-from runner.kernel import process, syscalls
+from runner.kernel import process
 from runner.sandbox import crun
-
-STEP = "service"
 
 
 class Report(NamedTuple):
@@ -36,19 +34,7 @@ def _start(container: ContainerState, log_fd: int) -> None:
     step_id = f"{container.name}.0"
     bundle = f"{paths.RUN}/c/{container.name}/{step_id}"
     argv = step.write_bundle(bundle, container, step.Request(container.name))
-    pid = os.fork()
-    if pid == 0:
-        try:
-            os.setsid()
-            null = os.open("/dev/null", os.O_RDONLY)
-            os.dup2(null, 0)
-            os.dup2(log_fd, 1)
-            os.dup2(log_fd, 2)
-            syscalls.close_range(3)
-            os.execve(process.find("crun"), crun.run_argv(bundle, step_id, detach=True), process.minimal_env())
-        finally:
-            os._exit(126)
-    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    code = process.run_leaving_children(crun.run_argv(bundle, step_id, detach=True), output=log_fd)
     if code != 0:
         failed = crun.failure(bundle, argv) or errors.InfraError(f"crun ended with {code}")
         words = f"service {container.image} cannot be started: {failed.message}"

@@ -115,6 +115,25 @@ def run(
     return completed
 
 
+def run_leaving_children(argv: Sequence[str], *, output: int = -1) -> int:
+    """Run a program that leaves processes behind, in a session of its own, and return its exit code.
+
+    Its output, and theirs, goes to the descriptor `output` (-1: nowhere), never to a pipe that somebody waits for.
+    """
+    path = find(argv[0])
+    log.debug(f"+ {display(argv)}")
+    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    out = output if output >= 0 else null
+    try:
+        actions = [(os.POSIX_SPAWN_DUP2, null, 0), (os.POSIX_SPAWN_DUP2, out, 1), (os.POSIX_SPAWN_DUP2, out, 2)]
+        pid = os.posix_spawn(
+            path, list(argv), minimal_env(), file_actions=actions, setsid=True, setsigmask=(), setsigdef=[signal.SIGPIPE, signal.SIGCHLD]
+        )
+    finally:
+        os.close(null)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
 def _converse(stdin: int, data: bytes, streams: dict[int, bytearray], *, deadline: float | None, limit_bytes: int) -> None:
     """Feed `data` and collect the output until every stream is closed. Closes `stdin`."""
     poll = select.poll()

@@ -77,3 +77,13 @@ def _version(text: str) -> tuple[int, int]:
             break
         minor += character
     return int(major), int(minor or 0)
+
+
+def compiled_name(capabilities: Sequence[str], *, crun: str, path: str = PROFILE) -> str:
+    """Name the compiled form of the profile for `capabilities`: another profile, crun or kernel gives another name. OSError if one is missing."""
+    known = sorted(capabilities)
+    bits = 0
+    for character in " ".join(known).encode():
+        bits = (bits * 257 + character) % (1 << 61)
+    profile, program, uname = os.stat(path), os.stat(crun), os.uname()
+    return f"{uname.machine}-{uname.release}-{profile.st_mtime_ns:x}-{profile.st_size:x}-{program.st_mtime_ns:x}-{bits:x}"

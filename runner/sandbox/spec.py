@@ -21,7 +21,8 @@ def build(
     namespaces: Mapping[str, str],
     step: Step,
     volumes: Sequence[Volume],
-    seccomp: dict[str, Any] | None,
+    seccomp: dict[str, Any],
+    filter_program: str = "",
     capabilities: Sequence[str],
     init: str = "",
     rlimits: Sequence[tuple[str, int, int]] = (),
@@ -32,6 +33,7 @@ def build(
 
     `namespaces` maps a type ("user", "network", "ipc", "uts") to the file that pins it; mount, PID and cgroup namespaces are new.
     `init` is the host path of a static init that becomes PID 1, "" for none. `rlimits` are (name, soft, hard).
+    `filter_program` is the compiled form of `seccomp` in base64, where it is known.
     """
     mounts = [*_system_mounts(shm_size), *(_bind(volume) for volume in volumes)]
     if init:
@@ -44,7 +46,7 @@ def build(
         "maskedPaths": list(_MASKED),
         "readonlyPaths": list(_READ_ONLY),
     }
-    if seccomp is not None:
+    if not filter_program:
         linux["seccomp"] = seccomp
     return {
         "ociVersion": "1.0.0",  # the newest that crun 1.8.1 accepts
@@ -52,6 +54,8 @@ def build(
         "mounts": mounts,
         "process": _process(step, capabilities, rlimits, init=bool(init)),
         "linux": linux,
+        # crun(1): base64 of a program that is loaded instead of compiling linux.seccomp
+        "annotations": {"run.oci.seccomp_bpf_data": filter_program} if filter_program else {},
     }
 
 

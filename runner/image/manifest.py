@@ -182,4 +182,6 @@ def _platform(value: Any) -> platforms.Platform | None:
         return None
     parts: Sequence[Any] = [value.get(key, "") for key in ("os", "architecture", "variant")]
     texts = [part[:40] if isinstance(part, str) else "" for part in parts]
+    if not texts[1]:
+        return None
     return platforms.normal(texts[0], texts[1], texts[2])

@@ -3,7 +3,7 @@
 Shapes only hold what the engine and its adapters read. Sizes are bytes, durations seconds, after parsing.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from runner.model import Limits
 
@@ -79,3 +79,23 @@ class Settings(NamedTuple):
     def registry(self, name: str) -> Registry:
         """Return how to reach a registry; one that is not configured is reached by https."""
         return dict(self.registries).get(name, Registry())
+
+
+def decode(value: list[Any]) -> Settings:
+    """Build Settings again from what JSON makes of them (named tuples become lists)."""
+    account, state_dir, images, registries, network, limits, service_limits, gitlab = (_tuples(item) for item in value)
+    lab = GitLab(*gitlab)
+    return Settings(
+        account=account,
+        state_dir=state_dir,
+        images=Images(*images),
+        registries=tuple((name, Registry(*entry)) for name, entry in registries),
+        network=Network(*network),
+        limits=Limits(*limits),
+        service_limits=Limits(*service_limits),
+        gitlab=lab._replace(services=tuple(ServiceSettings(*service) for service in lab.services)),
+    )
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value

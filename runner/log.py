@@ -38,6 +38,11 @@ def is_terminal() -> bool:
     return (_voice.stream or sys.stderr).isatty() and not os.environ.get("CI")
 
 
+def is_debug() -> bool:
+    """Tell whether --debug is on."""
+    return _voice.debug
+
+
 def say(message: str) -> None:
     """Print one plain line."""
     _write(message)

@@ -4,7 +4,6 @@
     ├── format                      the number of this layout; another number is refused with a hint
     ├── lock                        lock of build-users.json and of making or ending a job record
     ├── build-users.json            leases of slices: name -> index
-    ├── config-cache.json           the last parsed configuration, for commands that may not import yaml
     ├── seccomp/<name>.bpf          compiled seccomp filters, base64; only a cache
     ├── blobs/sha256/<hex>          verified content, enters by rename only; never changes afterwards
     ├── blobs/partial/<hex>         a download under way        (lock: blobs/partial/<hex>.lock)
@@ -61,7 +60,6 @@ class Store:
         self.format = f"{root}/format"
         self.lock = f"{root}/lock"
         self.build_users = f"{root}/build-users.json"
-        self.config_cache = f"{root}/config-cache.json"
         self.blobs = f"{root}/blobs/sha256"
         self.partial = f"{root}/blobs/partial"
         self.images = f"{root}/images"
@@ -95,19 +93,19 @@ class Store:
 
     def layer_map(self, map_name: str) -> str:
         """Name the directory of all layers unpacked for one id map."""
-        return f"{self.layers}/{component(map_name)}"
+        return f"{self.layers}/{_locked_component(map_name)}"
 
     def layer_map_lock(self, map_name: str) -> str:
         """Name the lock of all layers of one id map."""
-        return f"{self.layers}/{component(map_name)}.lock"
+        return f"{self.layers}/{_locked_component(map_name)}.lock"
 
     def job(self, key: str) -> str:
         """Name a job's directory."""
-        return f"{self.jobs}/{component(key)}"
+        return f"{self.jobs}/{_locked_component(key)}"
 
     def job_lock(self, key: str) -> str:
         """Name the lock of a job's life cycle."""
-        return f"{self.jobs}/{component(key)}.lock"
+        return f"{self.jobs}/{_locked_component(key)}.lock"
 
     def job_state(self, key: str) -> str:
         """Name the file that holds a job's state."""
@@ -135,3 +133,10 @@ def component(name: str) -> str:
     if len(name) > 200 or not _SAFE.fullmatch(name):
         raise ValueError(f"not a safe file name: {name!r}")
     return name
+
+
+def _locked_component(name: str) -> str:
+    """Like `component`, for a name whose lock lies beside it: "x.lock" would be the lock of "x"."""
+    if name.endswith(".lock"):
+        raise ValueError(f"not a safe file name: {name!r}")
+    return component(name)

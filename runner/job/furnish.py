@@ -51,8 +51,11 @@ class Plan(NamedTuple):
     filters: str  # directory of compiled seccomp filters
 
 
-def run(plan: Plan) -> None:
-    """Carry out the plan. Raises RunnerErrors; what it made goes away with the keeper and the job's directory."""
+def run(plan: Plan) -> dict[str, list[int]]:
+    """Carry out the plan and return each container's user as [uid, gid].
+
+    Raises RunnerErrors; what it made goes away with the keeper and the job's directory.
+    """
     owner = (rootfs.owner_of_root(plan.inner_map.uids), rootfs.owner_of_root(plan.inner_map.gids))
     for endpoint in plan.endpoints:
         _make_endpoint(plan, endpoint)
@@ -61,8 +64,7 @@ def run(plan: Plan) -> None:
     if any(not container.lowers for container in plan.containers):
         toolbox.furnish(f"{paths.RUN}/toolbox", owner=owner)
     hosts = network.hosts([(e.ip or "127.0.1.1", e.names) for e in plan.endpoints] + [(ip, (name,)) for name, ip in plan.extra_hosts])
-    for container in plan.containers:
-        _furnish_container(plan, container, hosts=hosts, owner=owner)
+    return {container.asked.name: _furnish_container(plan, container, hosts=hosts, owner=owner) for container in plan.containers}
 
 
 def _make_endpoint(plan: Plan, endpoint: Endpoint) -> None:
@@ -117,7 +119,7 @@ def bundle(container: str) -> str:
     return f"{paths.RUN}/c/{container}"
 
 
-def _furnish_container(plan: Plan, container: Container, *, hosts: str, owner: tuple[int, int]) -> None:
+def _furnish_container(plan: Plan, container: Container, *, hosts: str, owner: tuple[int, int]) -> list[int]:
     asked, config = container.asked, container.image.config
     home = bundle(asked.name)
     os.mkdir(home, 0o755)
@@ -142,6 +144,7 @@ def _furnish_container(plan: Plan, container: Container, *, hosts: str, owner: t
     if not container.lowers:
         mounts += toolbox.volumes()
     _write_spec(plan, container, step=step, volumes=mounts)
+    return [user.uid, user.gid]
 
 
 def _write_spec(plan: Plan, container: Container, *, step: Step, volumes: list[Volume]) -> None:

@@ -1,7 +1,6 @@
 """Collecting what crashes left: jobs whose keeper is dead."""
 
 import os
-from typing import NamedTuple
 
 from runner import errors, log, paths
 from runner.job import cleanup, state

@@ -256,7 +256,8 @@ def enter(keeper: Keeper) -> None:
         fd = process.open_pidfd(keeper.pid, keeper.started)
     except ProcessLookupError as e:
         raise errors.InfraError(
-            f"job environment is gone: its keeper (process {keeper.pid}) has ended", "was the machine out of memory, or the job cleaned up already?"
+            f"job environment is gone: its keeper (process {keeper.pid}) has ended",
+            "was the machine out of memory, or the job cleaned up already?",
         ) from e
     try:
         syscalls.setns(fd, syscalls.CLONE_NEWUSER | NAMESPACES | syscalls.CLONE_NEWNET)

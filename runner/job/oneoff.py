@@ -3,9 +3,8 @@
 import os
 import signal
 
-from runner import errors
 from runner.image import images
-from runner.job import prepare, state, step
+from runner.job import prepare, step
 from runner.job.prepare import Surroundings
 from runner.kernel import files, process
 from runner.model import ContainerSpec, Image, JobSpec, Outcome, RunRequest, VolumeSpec

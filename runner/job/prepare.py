@@ -56,8 +56,8 @@ def prepare(spec: JobSpec, around: Surroundings, *, fetch: Fetch, facts: dict[st
         stack.callback(lambda: keeper.kill(current.keeper))
         plan = _plan(spec, around, current, images=images, lowers=lowers, container_map=container_map)
         log.debug("furnishing")
-        keeper.call(current.keeper, lambda: furnish.run(plan))
-        current = limits.apply(_record(current, plan), spec, stack)
+        users = keeper.call(current.keeper, lambda: furnish.run(plan))
+        current = limits.apply(_record(current, plan, users), spec, stack)
         state.save(store, current)
         for asked in spec.services:
             services.start(current, asked.name, store=store)
@@ -199,7 +199,7 @@ def _volume(store: paths.Store, current: JobState, wish: VolumeSpec) -> Volume:
     return Volume(store.build_user_volume(current.build_user.name, current.slot, wish.source), wish.target, wish.read_only)
 
 
-def _record(current: JobState, plan: furnish.Plan) -> JobState:
+def _record(current: JobState, plan: furnish.Plan, users: dict[str, list[int]]) -> JobState:
     containers = {}
     for container in plan.containers:
         entrypoint, command = furnish.entrypoint_and_command(container.asked, container.image.config)
@@ -214,6 +214,8 @@ def _record(current: JobState, plan: furnish.Plan) -> JobState:
             exposed_ports=container.image.config.exposed_ports,
             entrypoint=entrypoint,
             command=command,
+            uid=users[container.asked.name][0],
+            gid=users[container.asked.name][1],
             cgroup="",
         )
     return current._replace(containers=containers)

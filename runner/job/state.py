@@ -27,6 +27,8 @@ class ContainerState(NamedTuple):
     exposed_ports: tuple[str, ...]
     entrypoint: tuple[str, ...]
     command: tuple[str, ...]
+    uid: int  # of the container's user, inside
+    gid: int
     cgroup: str  # leaf directory, "" where there is none
 
 

@@ -84,7 +84,9 @@ def explain(message: str, argv: tuple[str, ...]) -> errors.RunnerError:
     if "not found" in words and ("executable" in words or "path" in words):
         return StartFailure(f"{program}: program not found in the container", "check the name, or choose an image that has it", 127)
     if "no such file" in words and ("exec" in words or "open executable" in words):
-        return StartFailure(f"{program}: program not found in the container", "check the name, or its interpreter (first line, or loader)", 127)
+        return StartFailure(
+            f"{program}: program not found in the container", "check the name, or its interpreter (first line, or loader)", 127
+        )
     if "permission denied" in words and ("exec" in words or program in message):
         return StartFailure(f"{program}: program cannot be executed", "is it executable, and for this user?", 126)
     if "exec format error" in words:

@@ -1,0 +1,111 @@
+"""`dockless`: the fork in the road, and the only place that turns an exception into an exit code.
+
+Commands that CI systems call at every step (`run`, `gitlab run`) branch off before click is imported. Start-up is part of their contract:
+tests/unit/test_hot_path.py says which modules they may load.
+"""
+
+import os
+import sys
+
+from runner import __version__, errors, log
+
+_ENGINE_FAILED = 125  # as podman and docker run report their own failures
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(argv: list[str]) -> int:
+    """Run one command and return its exit code; errors are printed as a sentence and a hint."""
+    argv = _take_global_options(argv)
+    is_run = argv[:1] == ["run"]
+    try:
+        return _dispatch(argv)
+    except errors.Bug as e:
+        log.fail(f"internal error: {e.message}", "this is a bug in dockless: please report it with the output of --debug")
+        code = e.exit_code
+    except errors.RunnerError as e:
+        log.fail(e.message, e.hint)
+        # the program that could not be started has an exit code of its own
+        return (
+            e.exit_code
+            if "exit_code" in vars(e)
+            else _gitlab_code(e, argv)
+            if argv[:1] == ["gitlab"]
+            else (_ENGINE_FAILED if is_run else e.exit_code)
+        )
+    except KeyboardInterrupt:
+        code = 130
+    except BrokenPipeError:
+        # the reader of our answer has gone: nothing to say, nobody to say it to
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 141
+    except Exception as e:  # the last line of defence: a person sees a sentence, a developer asks for more
+        if log.is_debug():
+            raise
+        log.fail(f"internal error: {type(e).__name__}: {e}", "this is a bug in dockless: please report it with the output of --debug")
+        code = errors.Bug.exit_code
+    if argv[:1] == ["gitlab"]:
+        return _system_failure()
+    return _ENGINE_FAILED if is_run and code != 130 else code
+
+
+def _take_global_options(argv: list[str]) -> list[str]:
+    """Apply the options that stand before the command; they reach everything through the environment."""
+    rest = list(argv)
+    while rest and rest[0].startswith("--"):
+        name, has_value, value = rest[0].partition("=")
+        if name == "--debug":
+            os.environ["DOCKLESS_DEBUG"] = "1"
+            rest = rest[1:]
+        elif name in ("--config", "--state-dir") and (has_value or len(rest) > 1):
+            variable = "DOCKLESS_CONFIG" if name == "--config" else "DOCKLESS_STATE"
+            os.environ[variable] = os.path.abspath(value if has_value else rest[1])
+            rest = rest[1:] if has_value else rest[2:]
+        elif name == "--version":
+            print(f"dockless {__version__}")
+            sys.exit(0)
+        else:
+            break
+    log.configure(colour=sys.stderr.isatty(), debug=os.environ.get("DOCKLESS_DEBUG", "") not in ("", "0"))
+    return rest
+
+
+def _dispatch(argv: list[str]) -> int:
+    if argv[:2] == ["gitlab", "run"] and "--help" not in argv:
+        from runner.adapters.gitlab import run as gitlab_run
+
+        return gitlab_run.main(argv[2:], os.environ)
+    if argv[:1] == ["run"] and "--help" not in _before_command(argv):
+        from runner.cli import run as cli_run
+
+        return cli_run.main(argv[1:], os.environ)
+    from runner.cli import commands
+
+    return commands.main(argv)
+
+
+def _before_command(argv: list[str]) -> list[str]:
+    return argv[: argv.index("--")] if "--" in argv else argv
+
+
+def _gitlab_code(error: errors.RunnerError, argv: list[str]) -> int:
+    """Return the exit code that gitlab-runner understands: the job's fault, which is final, or the system's, which it retries."""
+    from runner.adapters.gitlab import environment
+
+    codes = environment.codes(os.environ)
+    if isinstance(error, errors.UserError) and argv[1:2] != ["config"]:
+        return codes.build_failure
+    return codes.system_failure
+
+
+def _system_failure() -> int:
+    from runner.adapters.gitlab import environment
+
+    return environment.codes(os.environ).system_failure
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""`gitlab config`: what gitlab-runner asks first. Prints one JSON document and chooses the job's key; makes nothing."""
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+
+from runner import __version__
+from runner.adapters.gitlab import environment, start
+
+
+def main(arguments: list[str], environ: Mapping[str, str]) -> int:
+    """Print the answer to config_exec (executors/custom/api/config.go). Raises RunnerErrors."""
+    around = start.surroundings(environ)
+    gitlab = around.settings.gitlab
+    answer = {
+        "driver": {"name": "dockless", "version": __version__},
+        "builds_dir": gitlab.builds_dir,
+        "cache_dir": gitlab.cache_dir,
+        "builds_dir_is_shared": False,
+        # the runner hands these to the later verbs, where no job variable can change them
+        "job_env": {
+            environment.JOB: job_key(environment.variables(environ)),
+            environment.STATE_DIR: around.store.root,
+            environment.ACCOUNT: around.account.name,
+        },
+    }
+    if gitlab.hostname:
+        answer["hostname"] = gitlab.hostname
+    sys.stdout.write(json.dumps(answer) + "\n")
+    return 0
+
+
+def job_key(job_variables: Mapping[str, str]) -> str:
+    """Return a new key. The random part makes every attempt another job, so that an attempt's clean-up ends nothing but its own."""
+    number = job_variables.get("CI_JOB_ID", "")
+    known = number if number.isascii() and number.isdigit() and len(number) < 20 else "0"
+    return f"gitlab-{known}-{os.urandom(4).hex()}"

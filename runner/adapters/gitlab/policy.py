@@ -1,0 +1,70 @@
+"""What a job may use: images, pull policies, services and users, judged on what GitLab sent and never on job variables."""
+
+from collections.abc import Sequence
+
+from runner import config, log
+from runner.adapters.gitlab import globs, payload
+from runner.errors import UserError
+
+
+def image(job: payload.Job, settings: config.Settings) -> payload.Image:
+    """Return the job's image, or the configured default. UserError if it is not allowed."""
+    chosen = job.image or payload.Image(settings.images.default)
+    _check_allowed(chosen.name, settings.images.allowed, default=settings.images.default, what="image")
+    return chosen
+
+
+def services(job: payload.Job, settings: config.Settings) -> tuple[payload.Image, ...]:
+    """Return the configured services, then the job's. UserError if one is not allowed or there are too many."""
+    gitlab = settings.gitlab
+    for service in job.services:
+        _check_allowed(service.name, gitlab.allowed_services, default="", what="service")
+    configured = tuple(
+        payload.Image(
+            name=s.name,
+            aliases=tuple(s.alias.replace(",", " ").split()),
+            entrypoint=s.entrypoint or None,
+            command=s.command or None,
+            variables=tuple(payload.Variable(key, value, public=True, file=False, raw=False) for key, value in s.environment),
+        )
+        for s in gitlab.services
+    )
+    if gitlab.services_limit and len(job.services) > gitlab.services_limit:
+        raise UserError(
+            f"job asks for {len(job.services)} services, the limit is {gitlab.services_limit}", "gitlab.services_limit in the configuration"
+        )
+    return configured + job.services
+
+
+def _check_allowed(name: str, allowed: Sequence[str], *, default: str, what: str) -> None:
+    if not allowed or name == default or any(globs.matches(pattern, name) for pattern in allowed):
+        return
+    log.say(f"Please ensure the {what} is allowed: {name!r} is not on the list of allowed {what}s:")
+    for pattern in allowed:
+        log.say(f"- {pattern}")
+    raise UserError(f"{what} {name!r} is not allowed on this runner", f"allowed: {', '.join(allowed)}")
+
+
+def pull_policies(asked: Sequence[str], settings: config.Settings, *, name: str) -> tuple[str, ...]:
+    """Return the policies to try, in order: the job's, else the configured ones, as far as they are allowed. UserError if none is."""
+    configured = settings.images.pull_policy or ("always",)
+    allowed = settings.images.allowed_pull_policies or configured
+    wanted = tuple(asked) or configured
+    effective = tuple(policy for policy in wanted if policy in allowed)
+    if not effective:
+        raise UserError(
+            f"pull policy {list(wanted)} of {name!r} is not allowed on this runner", f"allowed_pull_policies are {', '.join(allowed)}"
+        )
+    log.say(f"Using effective pull policy of [{' '.join(effective)}] for container {name}")
+    return effective
+
+
+def user(chosen: payload.Image, settings: config.Settings) -> str:
+    """Return the user of the build container, "" for the image's own. UserError if the job asks for one that is not allowed."""
+    gitlab = settings.gitlab
+    if not chosen.user:
+        return gitlab.user
+    allowed = gitlab.allowed_users or ((gitlab.user,) if gitlab.user else ())
+    if allowed and chosen.user not in allowed:
+        raise UserError(f"user {chosen.user!r} is not allowed on this runner", f"allowed: {', '.join(allowed)}")
+    return chosen.user

@@ -1,0 +1,224 @@
+"""`gitlab prepare`: from the job that GitLab sent to a job that stands: policy, images, containers, services."""
+
+import os
+import signal
+import sys
+import zlib
+from collections.abc import Mapping
+from types import FrameType
+
+from runner import log
+from runner.adapters.gitlab import environment, payload, policy, services, stages, start, volumes
+from runner.errors import InfraError
+from runner.image import auth, pull
+from runner.job import prepare as job_prepare
+from runner.job import services as job_services
+from runner.job import state
+from runner.job.prepare import Surroundings
+from runner.job.state import JobState
+from runner.kernel import process
+from runner.model import ContainerSpec, Image, JobSpec, VolumeSpec
+
+_TOOLS = "/run/dockless/bin"  # where the toolbox finds a gitlab-runner that is not below /usr
+
+
+def main(arguments: list[str], environ: Mapping[str, str]) -> int:
+    """Prepare the job whose key `gitlab config` chose. Raises RunnerErrors, and then leaves nothing behind."""
+    log.configure(colour=True)
+    signal.signal(signal.SIGTERM, _interrupted)
+    job = payload.read(environ.get("JOB_RESPONSE_FILE", ""))  # may be readable for root only
+    around = start.surroundings(environ)
+    key = environ.get(environment.JOB, "")
+    if not key:
+        raise InfraError(
+            f"{environment.JOB} is missing", "config_exec has to be `dockless gitlab config`: see `dockless gitlab register-snippet`"
+        )
+    _refuse_second_start(around, job)
+    job_variables = environment.variables(environ)
+    spec, ports = plan(job, around, job_variables, key=key)
+    log.say(f"Using dockless executor with image {_container(spec, stages.BUILD).image} ...")
+    for service in spec.services:
+        log.say(f"Starting service {service.image} ...")
+    keychain = auth.Keychain.of_account(around.account.home, _auth_environ(environ, job_variables), payload=job.credentials)
+    facts = {
+        "job": _identity(job),
+        "files": [variable.key for variable in job.variables if variable.file],
+        "services": {service.name: "-".join(service.aliases[:2]) for service in spec.services},
+    }
+    current = job_prepare.prepare(spec, around, fetch=lambda asked: _fetch(asked, around, keychain), facts=facts)
+    _wait_for_services(current, around, ports)
+    return 0
+
+
+def _interrupted(_number: int, _frame: FrameType | None) -> None:
+    # not the job's fault, whatever was going on: exit 1 would be reported as a failed script
+    sys.exit(128 + signal.SIGTERM)
+
+
+def _identity(job: payload.Job) -> str:
+    return f"{instance(job)}/{job.id}"
+
+
+def instance(job: payload.Job) -> str:
+    """Return a short, stable name of the GitLab that sent the job, from the host in its repository's URL."""
+    host = job.repo_url.partition("://")[2].partition("/")[0].rpartition("@")[2].lower()
+    return f"{zlib.crc32(host.encode()):08x}"
+
+
+def _refuse_second_start(around: Surroundings, job: payload.Job) -> None:
+    for other, is_alive in state.every(around.store):
+        if is_alive and other.facts.get("job") == _identity(job):
+            raise InfraError(
+                f"job {job.id} is already running on this machine (as {other.key})", "a job runs once at a time: cancel the other one first"
+            )
+
+
+def _fetch(asked: ContainerSpec, around: Surroundings, keychain: auth.Keychain) -> Image:
+    return pull.ensure(
+        asked.image, store=around.store, settings=around.settings, keychain=keychain, policies=asked.pull_policy, platform=asked.platform
+    )
+
+
+def _auth_environ(environ: Mapping[str, str], job_variables: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment in which credentials are looked up: the job's DOCKER_AUTH_CONFIG beats the runner's."""
+    found = dict(environ)
+    if job_variables.get("DOCKER_AUTH_CONFIG"):
+        found["DOCKER_AUTH_CONFIG"] = job_variables["DOCKER_AUTH_CONFIG"]
+    return found
+
+
+def plan(
+    job: payload.Job, around: Surroundings, job_variables: Mapping[str, str], *, key: str
+) -> tuple[JobSpec, dict[str, tuple[tuple[str, str], ...]]]:
+    """Turn GitLab's wishes into ours, as far as policy allows; also return each service's environment, by name, for its health check."""
+    settings = around.settings
+    image = policy.image(job, settings)
+    asked_services = services.assign(policy.services(job, settings), taken=("build",))
+    shared = volumes.plan(
+        job,
+        settings,
+        job_variables,
+        state_dir=around.store.root,
+        project_dir=job_variables.get("CI_PROJECT_DIR", "") or settings.gitlab.builds_dir,
+    )
+    env = environment.for_container(job_variables, tuple(variable.key for variable in job.variables if variable.file))
+    hostname = _hostname(job, settings.gitlab.hostname, job_variables)
+    init = environment.flag(job_variables, "FF_USE_INIT_WITH_DOCKER_EXECUTOR")
+    build = ContainerSpec(
+        name=stages.BUILD,
+        image=image.name,
+        pull_policy=policy.pull_policies(image.pull_policy, settings, name=image.name),
+        platform=image.platform,
+        entrypoint=None if settings.gitlab.disable_entrypoint_overwrite else image.entrypoint,
+        command=(),
+        env=env,
+        user=policy.user(image, settings),
+        hostname=hostname,
+        aliases=("build",),
+        volumes=shared,
+        limits=settings.limits,
+        init=init,
+    )
+    started = []
+    environments = {}
+    for number, service in enumerate(asked_services):
+        wanted = service.asked
+        name = f"service-{number}"
+        environments[name] = services.environment(wanted, job, env, job_variables)
+        started.append(
+            ContainerSpec(
+                name=name,
+                image=wanted.name,
+                pull_policy=policy.pull_policies(wanted.pull_policy, settings, name=wanted.name),
+                platform=wanted.platform,
+                entrypoint=None if settings.gitlab.disable_entrypoint_overwrite else wanted.entrypoint,
+                command=wanted.command,
+                env=environments[name],
+                user=wanted.user,
+                hostname=service.aliases[0],
+                aliases=service.aliases,
+                volumes=shared,
+                limits=settings.service_limits,
+                init=init,
+            )
+        )
+    spec = JobSpec(
+        key=key,
+        build_user=trust_domain(job, settings.gitlab.trust_domain),
+        containers=(build, _helper(around, env, hostname, shared)),
+        services=tuple(started),
+        extra_hosts=tuple((name, ip) for name, _, ip in (entry.partition(":") for entry in settings.gitlab.extra_hosts)),
+    )
+    return spec, environments
+
+
+def trust_domain(job: payload.Job, kind: str) -> str:
+    """Name the build user of a job: jobs of one project, of one top-level namespace, or of the whole GitLab share one."""
+    match kind:
+        case "namespace":
+            return f"gitlab-{instance(job)}-namespace-{job.root_namespace_id}"
+        case "runner":
+            return f"gitlab-{instance(job)}"
+        case _:
+            return f"gitlab-{instance(job)}-project-{job.project_id}"
+
+
+def _hostname(job: payload.Job, configured: str, job_variables: Mapping[str, str]) -> str:
+    wanted = configured or f"runner-{job_variables.get('CI_RUNNER_SHORT_TOKEN', '')}-project-{job.project_id}"
+    kept = "".join(c.lower() if c.isascii() and c.isalnum() else "-" for c in wanted)
+    return kept[:63].strip("-") or "job"
+
+
+def _helper(around: Surroundings, env: tuple[tuple[str, str], ...], hostname: str, shared: tuple[VolumeSpec, ...]) -> ContainerSpec:
+    """Return the container of the stages that gitlab-runner writes: root, no entrypoint, git and gitlab-runner at hand."""
+    settings = around.settings
+    own: tuple[VolumeSpec, ...] = ()
+    if settings.gitlab.helper_image == "toolbox":
+        binary = _runner_binary(settings.gitlab.runner_binary)
+        if binary and not binary.startswith("/usr/"):
+            own = (VolumeSpec(f"{_TOOLS}/gitlab-runner", "bind", binary, read_only=True),)
+            env = (*env, ("PATH", f"{process.TRUSTED_PATH}:{_TOOLS}"))
+        elif binary:
+            env = (*env, ("PATH", f"{process.TRUSTED_PATH}:{os.path.dirname(binary)}"))
+    return ContainerSpec(
+        name=stages.HELPER,
+        image=settings.gitlab.helper_image,
+        pull_policy=("if-not-present",),
+        entrypoint=(),
+        command=(),
+        env=env,
+        user="0:0",
+        hostname=hostname,
+        volumes=(*shared, *own),
+        limits=settings.limits,
+    )
+
+
+def _runner_binary(configured: str) -> str:
+    """Return the host's gitlab-runner, "" without one: caches and artifacts are then skipped with a warning in the job log."""
+    try:
+        return os.path.realpath(process.find(configured or "gitlab-runner"))
+    except FileNotFoundError as e:
+        if configured:
+            raise InfraError(f"gitlab.runner_binary {configured} is not there", "correct the path in the configuration") from e
+        return ""
+
+
+def _container(spec: JobSpec, name: str) -> ContainerSpec:
+    return next(container for container in spec.containers if container.name == name)
+
+
+def _wait_for_services(current: JobState, around: Surroundings, environments: dict[str, tuple[tuple[str, str], ...]]) -> None:
+    """Wait for each service's port; one that stays closed is a warning with its log, and the job goes on (waitForServices)."""
+    configured = around.settings.gitlab.wait_for_services_timeout
+    if not environments or configured < 0:
+        return
+    timeout_s = float(configured or 30)
+    log.say(f"Waiting for services to be up and running (timeout {timeout_s:.0f} seconds)...")
+    wanted = {name: services.ports(env, current.container(name).exposed_ports) for name, env in environments.items()}
+    for report in job_services.wait_healthy(current, wanted, timeout_s=timeout_s):
+        if report.problem:
+            image = current.container(report.name).image
+            output = job_services.log_tail(around.store, current.key, report.name).decode(errors="replace")
+            log.warn(f"Service {image} probably didn't start properly.\n\nHealth check error:\nservice {image!r} {report.problem}\n")
+            log.say("Health check container logs:\n" + "\n".join(report.tried) + f"\n\nService container logs:\n{output}\n\n" + "*" * 9)

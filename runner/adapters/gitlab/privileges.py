@@ -1,0 +1,38 @@
+"""gitlab-runner in system mode is root; we are root only as long as it takes to open what only root may touch."""
+
+import os
+from collections.abc import Mapping
+
+from runner.errors import InfraError, UserError
+from runner.kernel import accounts
+from runner.model import Account
+
+
+def drop(name: str) -> Account:
+    """Become the account `name` for good if we are root, and return the account that we are.
+
+    An ordinary user stays what it is. The working directory, which only the runner may read, is left either way.
+    UserError if the account does not exist or is root.
+    """
+    os.chdir("/")
+    if os.geteuid() != 0:
+        return accounts.current()
+    account = accounts.find(name)
+    if account is None:
+        raise UserError(
+            f"account {name} does not exist", f"useradd --system --create-home {name}, or name another as `account:` in the configuration"
+        )
+    if account.uid == 0:
+        raise UserError("account of the engine is root", "name an unprivileged account as `account:` in the configuration")
+    try:
+        accounts.become(account)
+    except OSError as e:
+        raise InfraError(f"cannot become account {name}: {e.strerror}") from e
+    return account
+
+
+def home_environ(account: Account, environ: Mapping[str, str]) -> dict[str, str]:
+    """Return `environ` as the account would have it: the XDG directories of root are not its own."""
+    if environ.get("HOME") == account.home:
+        return dict(environ)
+    return {**{name: value for name, value in environ.items() if not name.startswith("XDG_")}, "HOME": account.home}

@@ -1,0 +1,48 @@
+"""`gitlab register-snippet`: the part of gitlab-runner's config.toml that makes it call us."""
+
+import json
+from collections.abc import Mapping
+
+
+def text(program: str, *, config: str = "") -> str:
+    """Return the lines for one [[runners]] entry, with `program` (an absolute path) as driver and, where one is named, its configuration."""
+    options = ["--config", config] if config else []
+
+    def arguments(verb: str) -> str:
+        return json.dumps([*options, "gitlab", verb])
+
+    return f"""# one entry of /etc/gitlab-runner/config.toml; url, token and name are your own
+[[runners]]
+  name = "dockless"
+  url = "https://gitlab.example.com"
+  token = "glrt-..."
+  executor = "custom"
+  shell = "bash"
+  builds_dir = "/builds"
+  cache_dir = "/cache"
+  # off for custom executors, on for docker's: the same for both
+  safe_directory_checkout = true
+  [runners.custom_build_dir]
+    enabled = true
+  [runners.custom]
+    config_exec = {json.dumps(program)}
+    config_args = {arguments("config")}
+    config_exec_timeout = 30
+    prepare_exec = {json.dumps(program)}
+    prepare_args = {arguments("prepare")}
+    prepare_exec_timeout = 1800
+    run_exec = {json.dumps(program)}
+    run_args = {arguments("run")}
+    cleanup_exec = {json.dumps(program)}
+    cleanup_args = {arguments("cleanup")}
+    cleanup_exec_timeout = 300
+    # the build waits five minutes at most after an abort; its default for this is ten
+    graceful_kill_timeout = 60
+    force_kill_timeout = 20
+"""
+
+
+def main(program: str, environ: Mapping[str, str]) -> int:
+    """Print the snippet for the dockless that is running."""
+    print(text(program, config=environ.get("DOCKLESS_CONFIG", "")), end="")
+    return 0

@@ -1,0 +1,17 @@
+"""How every verb begins: the configuration is read, then root is left behind, then the store is opened."""
+
+from collections.abc import Mapping
+
+from runner import config_cache, config_file, layout, paths
+from runner.adapters.gitlab import privileges
+from runner.job.prepare import Surroundings
+from runner.kernel import accounts
+
+
+def surroundings(environ: Mapping[str, str]) -> Surroundings:
+    """Return settings, account and store for a verb that may have been started as root; the process is the account afterwards."""
+    before = accounts.current()
+    settings = config_file.load(config_cache.locate(environ, home=before.home if before.uid else ""))
+    account = privileges.drop(settings.account)
+    root = settings.state_dir or paths.state_directory(account.home, privileges.home_environ(account, environ))
+    return Surroundings(layout.open_store(root), settings, account)

@@ -1,0 +1,12 @@
+"""`dockless run`: one container, its exit code; on the hot path, so without click."""
+
+from collections.abc import Mapping
+
+from runner.cli import run_options, surroundings
+from runner.job import oneoff
+
+
+def main(arguments: list[str], environ: Mapping[str, str]) -> int:
+    """Run one container in the foreground and return its exit code. Raises RunnerErrors for what is not its doing."""
+    request = run_options.parse(arguments, environ)
+    return oneoff.run(request, surroundings.open_all(environ)).exit_code

@@ -1,0 +1,21 @@
+"""What every command of a person needs: who we are, the settings, the store. Refuses root."""
+
+import os
+from collections.abc import Mapping
+
+from runner import config_cache, errors, layout, paths
+from runner.job.prepare import Surroundings
+from runner.kernel import accounts
+
+
+def open_all(environ: Mapping[str, str]) -> Surroundings:
+    """Return account, settings and store of the caller. UserError for root: the engine is never to have its rights."""
+    if os.geteuid() == 0:
+        raise errors.UserError(
+            "dockless does not run as root",
+            "use an unprivileged account with subordinate ids: runuser -u ACCOUNT -- dockless …; `dockless doctor` checks it",
+        )
+    account = accounts.current()
+    settings = config_cache.load(config_cache.locate(environ, home=account.home), home=account.home)
+    root = environ.get("DOCKLESS_STATE", "") or settings.state_dir or paths.state_directory(account.home, dict(environ))
+    return Surroundings(layout.open_store(root), settings, account)

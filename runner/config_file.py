@@ -1,0 +1,224 @@
+"""Finding and reading the configuration: YAML -> config.Settings, every problem named with its key and a hint."""
+
+import difflib
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import yaml
+
+from runner import config, model, quantities
+from runner.errors import UserError
+from runner.kernel import files
+
+_POLICIES = ("always", "if-not-present", "never")
+_T = TypeVar("_T")
+
+
+def load(path: str) -> config.Settings:
+    """Read a configuration file; "" means the defaults. UserError names file, key and what is wrong."""
+    if not path:
+        return config.Settings()
+    try:
+        raw = files.read(path, limit_bytes=4 * 1024**2)
+    except OSError as e:
+        raise UserError(f"configuration {path} cannot be read: {e.strerror}", "check the path and its permissions") from e
+    try:
+        value = yaml.safe_load(raw)
+    except yaml.YAMLError as e:
+        mark = getattr(e, "problem_mark", None)
+        place = f" (line {mark.line + 1})" if mark else ""
+        raise UserError(f"configuration {path} is not YAML{place}: {getattr(e, 'problem', None) or e}", "check the indentation") from e
+    return parse(value, path)
+
+
+def parse(value: Any, where: str) -> config.Settings:
+    """Turn a decoded document into Settings; `where` is named in errors. An empty document is the defaults."""
+    top = _Table({} if value is None else value, where)
+    images, network, gitlab = top.table("images"), top.table("network"), top.table("gitlab")
+    settings = config.Settings(
+        account=top.text("account", "dockless"),
+        state_dir=_absolute(top, "state_dir"),
+        images=config.Images(
+            default=images.text("default", "toolbox"),
+            allowed=images.texts("allowed"),
+            pull_policy=_policies(images, "pull_policy") or ("always",),
+            allowed_pull_policies=_policies(images, "allowed_pull_policies"),
+        ),
+        registries=_registries(top.table("registries")),
+        network=config.Network(
+            subnet=network.text("subnet", "10.99.0.0/16"),
+            mtu=network.integer("mtu", 0, low=0, high=65521),
+            dns=network.texts("dns"),
+        ),
+        limits=_limits(top.table("limits")),
+        service_limits=_limits(top.table("service_limits")),
+        gitlab=_gitlab(gitlab),
+    )
+    for table in (images, network, gitlab, top):
+        table.refuse_unknown()
+    return settings
+
+
+def _gitlab(table: "_Table") -> config.GitLab:
+    default = config.GitLab()
+    return config.GitLab(
+        trust_domain=table.choice("trust_domain", ("project", "namespace", "runner")),
+        builds_dir=_absolute(table, "builds_dir") or default.builds_dir,
+        cache_dir=_absolute(table, "cache_dir") or default.cache_dir,
+        helper_image=table.text("helper_image", default.helper_image),
+        runner_binary=_absolute(table, "runner_binary"),
+        user=table.text("user", ""),
+        allowed_users=table.texts("allowed_users"),
+        allowed_services=table.texts("allowed_services"),
+        services_limit=table.integer("services_limit", 0, low=0, high=250),
+        services=tuple(_service(item) for item in table.tables("services")),
+        wait_for_services_timeout=table.integer("wait_for_services_timeout", 30, low=-1, high=3600),
+        volumes=table.texts("volumes", default.volumes),
+        disable_cache=table.flag("disable_cache"),
+        disable_entrypoint_overwrite=table.flag("disable_entrypoint_overwrite"),
+        hostname=table.text("hostname", ""),
+        extra_hosts=table.texts("extra_hosts"),
+    )
+
+
+def _service(table: "_Table") -> config.ServiceSettings:
+    environment = table.mapping("environment")
+    service = config.ServiceSettings(
+        name=table.text("name", ""),
+        alias=table.text("alias", ""),
+        entrypoint=table.texts("entrypoint"),
+        command=table.texts("command"),
+        environment=tuple((key, str(value)) for key, value in environment.items()),
+    )
+    if not service.name:
+        raise UserError(f"configuration {table.where}: name is missing", "write the image of the service as its name")
+    table.refuse_unknown()
+    return service
+
+
+def _registries(table: "_Table") -> tuple[tuple[str, config.Registry], ...]:
+    found = []
+    for name in table.names():
+        entry = table.table(name)
+        found.append(
+            (
+                name,
+                config.Registry(mirrors=entry.texts("mirrors"), plain_http=entry.flag("plain_http"), ca_file=_absolute(entry, "ca_file")),
+            )
+        )
+        entry.refuse_unknown()
+    return tuple(found)
+
+
+def _limits(table: "_Table") -> model.Limits:
+    limits = model.Limits(
+        memory=table.convert("memory", quantities.parse_size, 0),
+        cpus=table.convert("cpus", quantities.parse_cpus, 0.0),
+        pids=table.integer("pids", 0, low=0, high=4194304),
+    )
+    table.refuse_unknown()
+    return limits
+
+
+def _policies(table: "_Table", key: str) -> tuple[str, ...]:
+    policies = table.texts(key)
+    for policy in policies:
+        if policy not in _POLICIES:
+            raise UserError(f"configuration {table.where}{key}: {policy!r} is no pull policy", f"there are {', '.join(_POLICIES)}")
+    return policies
+
+
+def _absolute(table: "_Table", key: str) -> str:
+    path = table.text(key, "")
+    if path and not path.startswith("/"):
+        raise UserError(f"configuration {table.where}{key}: {path!r} is not an absolute path", "begin it with a slash")
+    return path.rstrip("/")
+
+
+class _Table:
+    """One mapping of the document, which knows its place and which keys were asked for."""
+
+    def __init__(self, value: Any, file: str, prefix: str = "") -> None:
+        self.where = f"{file}: {prefix}"
+        self._file, self._prefix = file, prefix
+        if not isinstance(value, dict):
+            name = prefix.rstrip(".") or "the document"
+            raise UserError(f"configuration {file}: {name} is not a table of keys", "see docs/configuration.md")
+        self._value: dict[str, Any] = {str(key): item for key, item in value.items()}
+        self._known: list[str] = []
+
+    def _get(self, key: str, kinds: tuple[type, ...], default: _T, expected: str) -> Any | _T:
+        self._known.append(key)
+        value = self._value.get(key)
+        if value is None:
+            return default
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            raise UserError(f"configuration {self.where}{key}: {value!r} is not {expected}", "see docs/configuration.md")
+        return value
+
+    def text(self, key: str, default: str) -> str:
+        """Return a string."""
+        return str(self._get(key, (str, int), default, "a text"))
+
+    def flag(self, key: str) -> bool:
+        """Return a boolean, False when absent."""
+        return bool(self._get(key, (bool,), False, "true or false"))
+
+    def integer(self, key: str, default: int, *, low: int, high: int) -> int:
+        """Return an integer between the bounds."""
+        value = int(self._get(key, (int,), default, "a whole number"))
+        if not low <= value <= high:
+            raise UserError(f"configuration {self.where}{key}: {value} is out of range", f"it is between {low} and {high}")
+        return value
+
+    def choice(self, key: str, choices: tuple[str, ...]) -> str:
+        """Return one of the choices, the first when absent."""
+        value = self.text(key, choices[0])
+        if value not in choices:
+            raise UserError(f"configuration {self.where}{key}: {value!r} is not known", f"choose one of {', '.join(choices)}")
+        return value
+
+    def texts(self, key: str, default: tuple[str, ...] = ()) -> tuple[str, ...]:
+        """Return a list of strings; a single string is a list of one."""
+        value: Any = self._get(key, (list, str), list(default), "a list of texts")
+        items: list[Any] = [value] if isinstance(value, str) else value
+        for item in items:
+            if not isinstance(item, (str, int)) or isinstance(item, bool):
+                raise UserError(f"configuration {self.where}{key}: {item!r} is not a text", "put it in quotes")
+        return tuple(str(item) for item in items)
+
+    def convert(self, key: str, function: Callable[[str], _T], default: _T) -> _T:
+        """Return a value that `function` understands."""
+        value = self._get(key, (str, int, float), None, "a size or number")
+        if value is None:
+            return default
+        try:
+            return function(str(value))
+        except ValueError as e:
+            raise UserError(f"configuration {self.where}{key}: {value!r} cannot be used", str(e)) from e
+
+    def mapping(self, key: str) -> dict[str, Any]:
+        """Return a table whose keys are free."""
+        value: dict[Any, Any] = self._get(key, (dict,), {}, "a table of keys")
+        return {str(name): item for name, item in value.items()}
+
+    def table(self, key: str) -> "_Table":
+        """Return a nested table, empty when absent."""
+        return _Table(self._get(key, (dict,), {}, "a table of keys"), self._file, f"{self._prefix}{key}.")
+
+    def tables(self, key: str) -> "list[_Table]":
+        """Return a list of tables."""
+        items: list[Any] = self._get(key, (list,), [], "a list")
+        return [_Table(item, self._file, f"{self._prefix}{key}[{number}].") for number, item in enumerate(items)]
+
+    def names(self) -> list[str]:
+        """Return the keys of a table whose keys are free."""
+        return list(self._value)
+
+    def refuse_unknown(self) -> None:
+        """Raise UserError for a key that nobody asked for, with the nearest one that exists."""
+        for key in self._value:
+            if key not in self._known:
+                near = difflib.get_close_matches(key, self._known, 1)
+                hint = f"did you mean {self._prefix}{near[0]}?" if near else f"known keys: {', '.join(sorted(self._known))}"
+                raise UserError(f"configuration {self._file}: {self._prefix}{key} is not a setting", hint)

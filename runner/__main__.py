@@ -84,7 +84,8 @@ def _dispatch(argv: list[str]) -> int:
         return cli_run.main(argv[1:], os.environ)
     from runner.cli import commands
 
-    return commands.main(argv)
+    answered = commands.complete()
+    return commands.main(argv) if answered is None else answered
 
 
 def _before_command(argv: list[str]) -> list[str]:

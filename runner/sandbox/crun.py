@@ -87,7 +87,7 @@ def explain(message: str, argv: tuple[str, ...]) -> errors.RunnerError:
         return StartFailure(
             f"{program}: program not found in the container", "check the name, or its interpreter (first line, or loader)", 127
         )
-    if "permission denied" in words and ("exec" in words or program in message):
+    if ("permission denied" in words or "not permitted" in words) and ("exec" in words or program in message):
         return StartFailure(f"{program}: program cannot be executed", "is it executable, and for this user?", 126)
     if "exec format error" in words:
         return StartFailure(f"{program}: program cannot be executed: wrong format", "is the image for another architecture?", 126)

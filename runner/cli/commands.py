@@ -1,0 +1,204 @@
+"""Every command but the hot ones, by click: help texts, completion, and bodies that call the layer below."""
+
+import difflib
+import json
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import click
+
+from runner import __version__, errors
+from runner.cli import gitlab, run_options, show
+from runner.cli.surroundings import open_all
+
+_CONTEXT = {"help_option_names": ["--help"], "max_content_width": 110}
+
+
+class _Group(click.Group):
+    """A group that names the nearest command when one is misspelt."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command, or fail with a sentence and a hint."""
+        if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            near = difflib.get_close_matches(args[0], self.list_commands(ctx), 1)
+            where = ctx.command_path
+            raise errors.UserError(
+                f"{where}: there is no command {args[0]}", f"did you mean `{where} {near[0]}`?" if near else f"see `{where} --help`"
+            )
+        return super().resolve_command(ctx, args)
+
+
+def main(argv: list[str]) -> int:
+    """Run one command line and return its exit code; usage errors become UserErrors."""
+    try:
+        result = dockless.main(args=argv, prog_name="dockless", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as e:
+        click.echo(e.ctx.get_help() if e.ctx else e.format_message())
+        return 0
+    except click.ClickException as e:
+        context = getattr(e, "ctx", None)
+        hint = f"see `{context.command_path} --help`" if context else "see `dockless --help`"
+        raise errors.UserError(e.format_message().rstrip(".").lower(), hint) from e
+    except click.exceptions.Abort as e:
+        raise KeyboardInterrupt from e
+    return result if isinstance(result, int) else 0
+
+
+@click.group(cls=_Group, context_settings=_CONTEXT)
+@click.version_option(__version__, message="dockless %(version)s")
+@click.option("--config", metavar="FILE", help="the configuration file [default: ~/.config/dockless/config.yaml, /etc/dockless/config.yaml]")
+@click.option("--state-dir", metavar="DIR", help="where images, caches and jobs live [default: ~/.local/share/dockless]")
+@click.option("--debug", is_flag=True, help="say what is done, and show tracebacks")
+def dockless(config: str | None, state_dir: str | None, debug: bool) -> None:
+    """CI jobs in rootless containers, without Docker-in-Docker and without a daemon."""
+
+
+dockless.add_command(gitlab.group)
+
+
+def _run_parameters() -> list[click.Parameter]:
+    parameters: list[click.Parameter] = [
+        click.Option(
+            list(option.names),
+            metavar=option.value or None,
+            is_flag=not option.value,
+            multiple=option.many,
+            help=option.help,
+            type=click.Choice(option.choices) if option.choices else None,
+        )
+        for option in run_options.OPTIONS
+    ]
+    return [*parameters, click.Argument(["command"], nargs=-1, type=click.UNPROCESSED)]
+
+
+def _run(**_values: Any) -> NoReturn:
+    raise errors.Bug("run is handled before click")
+
+
+dockless.add_command(
+    click.Command(
+        "run",
+        callback=_run,
+        params=_run_parameters(),
+        help="Run a command in a new container: dockless run --image alpine -- sh -c 'echo hello'.",
+        epilog="Exit codes: the command's own; 125 when dockless fails, 126 and 127 when the command cannot be run or found.",
+    )
+)
+
+
+@dockless.command()
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
+@click.option("--platform", default="", metavar="OS/ARCH", help="the platform, where an image has several")
+def pull(images: tuple[str, ...], platform: str) -> None:
+    """Fetch images into the store, also if they are there already."""
+    from runner.image import auth
+    from runner.image import pull as image_pull
+
+    around = open_all(os.environ)
+    keychain = auth.Keychain.of_account(around.account.home, os.environ)
+    for image in images:
+        found = image_pull.ensure(
+            image, store=around.store, settings=around.settings, keychain=keychain, policies=("always",), platform=platform
+        )
+        click.echo(found.config_digest)
+
+
+@dockless.command()
+@click.option("--json", "as_json", is_flag=True, help="print JSON")
+def images(as_json: bool) -> None:
+    """List the stored images."""
+    from runner.image import images as stored
+
+    rows = [
+        {"name": name, "digest": image.digest, "id": image.config_digest, "platform": image.platform, "size": image.size}
+        for name, image in stored.all(open_all(os.environ).store)
+    ]
+    _print(rows, as_json, ("name", "id", "platform", "size"), {"id": show.short_digest, "size": show.size})
+
+
+@dockless.command()
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
+def rmi(images: tuple[str, ...]) -> None:
+    """Forget images; what no other image needs is deleted."""
+    from runner.image import images as stored
+    from runner.image import reference
+    from runner.job import gc
+
+    around = open_all(os.environ)
+    for image in images:
+        if not stored.remove(around.store, image) and not stored.remove(around.store, reference.canonical(image)):
+            raise errors.UserError(f"image {image} is not in the store", "`dockless images` lists what is")
+    click.echo(f"freed {show.size(gc.collect(around.store, around.account))}")
+
+
+@dockless.command()
+@click.option("--json", "as_json", is_flag=True, help="print JSON")
+def ps(as_json: bool) -> None:
+    """List the jobs on this machine and their containers."""
+    from runner.job import state
+
+    rows = [
+        {
+            "job": job.key, "build_user": job.build_user.name, "slot": job.slot, "keeper": job.keeper.pid, "alive": is_alive,
+            "created": job.created, "containers": ",".join(job.containers),
+        }
+        for job, is_alive in state.every(open_all(os.environ).store)
+    ]  # fmt: skip
+    _print(rows, as_json, ("job", "build_user", "slot", "keeper", "alive", "created", "containers"), {"created": show.age})
+
+
+@dockless.command()
+def gc() -> None:
+    """Remove what crashed jobs left, and blobs and layers that no image names."""
+    from runner.job import gc as job_gc
+
+    around = open_all(os.environ)
+    for key in job_gc.reap(around.store, around.account):
+        click.echo(f"removed job {key}")
+    click.echo(f"freed {show.size(job_gc.collect(around.store, around.account))}")
+
+
+@dockless.command()
+@click.option("--json", "as_json", is_flag=True, help="print JSON")
+@click.option("--account", default="", metavar="NAME", help="check this account (as root: the configured one)")
+def doctor(as_json: bool, account: str) -> int:
+    """Check every prerequisite, and name the command that mends what is missing."""
+    from runner.cli import doctor as checks
+
+    return checks.main(as_json=as_json, account=account, environ=os.environ)
+
+
+@dockless.command()
+@click.argument("shell", type=click.Choice(("bash", "zsh", "fish")))
+def completion(shell: str) -> None:
+    """Print the completion script of a shell: eval "$(dockless completion bash)"."""
+    from click import shell_completion
+
+    found = shell_completion.get_completion_class(shell)
+    if found is None:
+        raise errors.Bug(f"click has no completion for {shell}")
+    click.echo(found(dockless, {}, "dockless", "_DOCKLESS_COMPLETE").source())
+
+
+@dockless.command()
+def version() -> None:
+    """Print the version."""
+    click.echo(f"dockless {__version__}")
+
+
+def complete() -> int | None:
+    """Answer a shell that asks for completions, by the variable of `completion`; None if none asks."""
+    from click import shell_completion
+
+    instruction = os.environ.get("_DOCKLESS_COMPLETE", "")
+    return shell_completion.shell_complete(dockless, {}, "dockless", "_DOCKLESS_COMPLETE", instruction) if instruction else None
+
+
+def _print(rows: list[dict[str, Any]], as_json: bool, columns: tuple[str, ...], formats: dict[str, Callable[[Any], str]]) -> None:
+    if as_json:
+        json.dump(rows, sys.stdout, indent=2)
+        click.echo()
+    else:
+        click.echo(show.table([[formats.get(column, str)(row[column]) for column in columns] for row in rows], columns), nl=False)

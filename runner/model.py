@@ -83,7 +83,7 @@ class Extent(NamedTuple):
 
     inside: int
     outside: int
-    count: int
+    count: int  # type: ignore[assignment]  # the kernel's word; tuple.count is not missed
 
 
 class IdMap(NamedTuple):
@@ -125,7 +125,9 @@ class BuildUser(NamedTuple):
         )
 
     def shared_map(self, account: Account, *, container_id: int) -> IdMap:
-        """Map the one container id `container_id` to the account and all others to the slice."""
+        """Map the one container id `container_id` (0…65535, else ValueError) to the account and all others to the slice."""
+        if not 0 <= container_id < IDS_PER_BUILD_USER:
+            raise ValueError(f"container id {container_id} is not one of 0 to {IDS_PER_BUILD_USER - 1}")
         return IdMap(
             _around(container_id, account.uid, self.uid_start),
             _around(container_id, account.gid, self.gid_start),
@@ -133,9 +135,9 @@ class BuildUser(NamedTuple):
 
 
 def _around(chosen: int, own: int, start: int) -> tuple[Extent, ...]:
-    below = (Extent(0, start, chosen),) if chosen else ()
+    below = Extent(0, start, chosen)
     above = Extent(chosen + 1, start + chosen + 1, IDS_PER_BUILD_USER - chosen - 1)
-    return (*below, Extent(chosen, own, 1), above)
+    return tuple(extent for extent in (below, Extent(chosen, own, 1), above) if extent.count)  # the kernel refuses an empty extent
 
 
 class Limits(NamedTuple):

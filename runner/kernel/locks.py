@@ -1,6 +1,7 @@
 """Locks that end with their holder: open-file-description locks (fcntl_locking(2)), never POSIX ones.
 
-A lock file is never unlinked by a waiter; whoever removes one holds its lock, and a waiter that got a lock on a removed file opens it again.
+A lock file is never unlinked by a waiter; whoever removes one holds its lock, and a waiter that got a lock on a removed file opens it
+again.
 """
 
 import errno

@@ -1,7 +1,7 @@
 """The one door through which other programs and child processes start.
 
-Programs get an explicit environment and no descriptor but the three standard ones; they are looked up on TRUSTED_PATH only, since a CI job may
-have changed ours. Built on posix_spawn(3) and fork(2) rather than the subprocess module, whose import costs as much as a whole step.
+Programs get an explicit environment and no descriptor but the three standard ones; they are looked up on TRUSTED_PATH only, since a CI
+job may have changed ours. Built on posix_spawn(3) and fork(2), since importing the subprocess module costs as much as a whole step.
 """
 
 import errno
@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 from runner import errors, log
+from runner.kernel import syscalls
 
 TRUSTED_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -75,6 +76,7 @@ def run(
     (after SIGKILL) at the deadline. Blocks.
     """
     path = find(argv[0])
+    syscalls.close_range(3, flags=syscalls.CLOSE_RANGE_CLOEXEC)  # what whoever started us left open is not for others
     log.debug(f"+ {display(argv)}")
     stdin_r, stdin_w = os.pipe()
     out_r, out_w = os.pipe()
@@ -101,6 +103,8 @@ def run(
     streams: dict[int, bytearray] = {out_r: bytearray(), err_r: bytearray()}
     try:
         _converse(stdin_w, input, streams, deadline=deadline, limit_bytes=limit_bytes)
+        if deadline is not None:
+            _await_end(pid, deadline)
     except BaseException:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
@@ -115,12 +119,27 @@ def run(
     return completed
 
 
+def _await_end(pid: int, deadline: float) -> None:
+    """Wait for a child that has closed its output; TimeoutError at the deadline. It stays to be reaped."""
+    pidfd = os.pidfd_open(pid)
+    try:
+        if not wait_pidfd(pidfd, max(0.0, deadline - time.monotonic())):
+            raise _too_late()
+    finally:
+        os.close(pidfd)
+
+
+def _too_late() -> TimeoutError:
+    return TimeoutError(errno.ETIMEDOUT, "program did not end in time")
+
+
 def run_leaving_children(argv: Sequence[str], *, output: int = -1) -> int:
     """Run a program that leaves processes behind, in a session of its own, and return its exit code.
 
     Its output, and theirs, goes to the descriptor `output` (-1: nowhere), never to a pipe that somebody waits for.
     """
     path = find(argv[0])
+    syscalls.close_range(3, flags=syscalls.CLOSE_RANGE_CLOEXEC)  # what whoever started us left open is not for others
     log.debug(f"+ {display(argv)}")
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     out = output if output >= 0 else null
@@ -151,8 +170,8 @@ def _converse(stdin: int, data: bytes, streams: dict[int, bytearray], *, deadlin
         while open_fds:
             timeout_ms = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
             events = poll.poll(timeout_ms)
-            if not events and deadline is not None and time.monotonic() >= deadline:
-                raise TimeoutError(errno.ETIMEDOUT, "program did not end in time")
+            if deadline is not None and time.monotonic() >= deadline:  # also for one that never stops talking
+                raise _too_late()
             for fd, event in events:
                 if fd == stdin:
                     try:
@@ -178,7 +197,8 @@ def _converse(stdin: int, data: bytes, streams: dict[int, bytearray], *, deadlin
 def fork_call(function: Callable[[], Any]) -> Any:
     """Run `function` in a forked child and return its (JSON-able) result; what it raises is raised here.
 
-    OSError and RunnerError keep class, errno and hint; anything else becomes a Bug. The child never returns and runs no exit handlers.
+    OSError keeps its errno, a RunnerError its hint and its class in `errors` (a subclass of elsewhere becomes the nearest one there);
+    anything else becomes a Bug. The child never returns and runs no exit handlers.
     """
     reader, writer = os.pipe()
     pid = os.fork()
@@ -196,9 +216,11 @@ def answer_and_exit(writer: int, function: Callable[[], Any]) -> NoReturn:
         try:
             answer: Any = ["ok", function()]
         except errors.RunnerError as e:
-            answer = ["runner", type(e).__name__, e.message, e.hint]
+            known = next(kind.__name__ for kind in type(e).__mro__ if kind.__module__ == errors.__name__)
+            answer = ["runner", known, e.message, e.hint]
         except OSError as e:
-            answer = ["os", e.errno, e.strerror, e.filename if isinstance(e.filename, str) else None]
+            number, words = (e.errno, e.strerror) if e.errno else (errno.EIO, str(e) or type(e).__name__)
+            answer = ["os", number, words, e.filename if isinstance(e.filename, str) else None]
         except BaseException as e:  # the child must answer whatever happens, and must not run its parent's handlers
             import traceback
 
@@ -219,7 +241,10 @@ def receive(pid: int, reader: int) -> Any:
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     if not raw:
         raise OSError(errno.ECHILD, f"child process ended without an answer (exit {code})")
-    kind, *rest = json.loads(raw)
+    try:
+        kind, *rest = json.loads(raw)
+    except ValueError as e:
+        raise OSError(errno.ECHILD, f"child process ended in the middle of its answer (exit {code})") from e
     if kind == "ok":
         return rest[0]
     if kind == "runner":

@@ -19,6 +19,7 @@ PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NAME, PR_SET_CHILD_SUBREAPER, PR_SET_N
 RESOLVE_NO_XDEV, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH, RESOLVE_IN_ROOT = 1, 2, 4, 8, 16
 _SYS_OPENAT2 = 437  # the same number on every architecture: the call is younger than the unified table
 _SYS_CLOSE_RANGE = 436
+CLOSE_RANGE_CLOEXEC = 4
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -45,9 +46,7 @@ def mount(source: str, target: str, kind: str, flags: int = 0, data: str = "") -
     """mount(2); `kind` "" for binds and remounts. The kernel cuts `data` at one page."""
     if len(data.encode()) >= os.sysconf("SC_PAGESIZE"):
         raise OSError(7, "mount: options are longer than one page", target)
-    result = _libc.mount(
-        os.fsencode(source), os.fsencode(target), kind.encode() or None, ctypes.c_ulong(flags), os.fsencode(data) or None
-    )
+    result = _libc.mount(os.fsencode(source), os.fsencode(target), kind.encode() or None, ctypes.c_ulong(flags), os.fsencode(data) or None)
     _check(result, "mount", target)
 
 
@@ -74,6 +73,6 @@ def openat2(dirfd: int, path: str | bytes, flags: int, *, mode: int = 0, resolve
     return _check(_libc.syscall(_SYS_OPENAT2, dirfd, raw, how, ctypes.c_size_t(len(how))), "openat2", os.fsdecode(raw))
 
 
-def close_range(first: int, last: int = 0xFFFFFFFF) -> None:
-    """close_range(2): close every descriptor from `first` to `last`."""
-    _check(_libc.syscall(_SYS_CLOSE_RANGE, ctypes.c_uint(first), ctypes.c_uint(last), 0), "close_range")
+def close_range(first: int, last: int = 0xFFFFFFFF, *, flags: int = 0) -> None:
+    """close_range(2): close every descriptor from `first` to `last`, with CLOSE_RANGE_CLOEXEC (Linux 5.11) at the next exec."""
+    _check(_libc.syscall(_SYS_CLOSE_RANGE, ctypes.c_uint(first), ctypes.c_uint(last), ctypes.c_uint(flags)), "close_range")

@@ -8,12 +8,14 @@ from typing import Any, NamedTuple
 from runner.kernel import process, syscalls
 from runner.model import Extent, IdMap
 
+_IDS = 2**32 - 1  # the last number, (uid_t) -1, means "no id"
+
 
 class Range(NamedTuple):
     """Consecutive subordinate ids that an account may use."""
 
     start: int
-    count: int
+    count: int  # type: ignore[assignment]  # the kernel's word; tuple.count is not missed
 
 
 def subordinate_ranges(account: str, uid: int, path: str) -> tuple[Range, ...]:
@@ -21,17 +23,28 @@ def subordinate_ranges(account: str, uid: int, path: str) -> tuple[Range, ...]:
 
     Lines that do not parse are skipped, as newuidmap(1) does; a missing file grants nothing.
     """
+    return tuple(granted for owner, granted in _grants(path) if owner in (account, str(uid)))
+
+
+def first_free_id(path: str) -> int:
+    """Return the first id above everything that /etc/subuid or /etc/subgid (`path`) grants to anybody."""
+    return max((granted.start + granted.count for _, granted in _grants(path)), default=0)
+
+
+def _grants(path: str) -> list[tuple[str, Range]]:
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
             lines = file.readlines()
     except FileNotFoundError:
-        return ()
+        return []
     found = []
     for line in lines:
         fields = line.strip().split(":")
-        if len(fields) == 3 and fields[0] in (account, str(uid)) and fields[1].isdigit() and fields[2].isdigit():
-            found.append(Range(int(fields[1]), int(fields[2])))
-    return tuple(found)
+        if len(fields) == 3 and all(number.isascii() and number.isdigit() and len(number) <= 10 for number in fields[1:]):
+            granted = Range(int(fields[1]), int(fields[2]))
+            if granted.start + granted.count <= _IDS:
+                found.append((fields[0], granted))
+    return found
 
 
 def enter(id_map: IdMap, flags: int = 0) -> None:

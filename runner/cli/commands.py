@@ -48,7 +48,9 @@ def main(argv: list[str]) -> int:
 
 @click.group(cls=_Group, context_settings=_CONTEXT)
 @click.version_option(__version__, message="dockless %(version)s")
-@click.option("--config", metavar="FILE", help="the configuration file [default: ~/.config/dockless/config.yaml, /etc/dockless/config.yaml]")
+@click.option(
+    "--config", metavar="FILE", help="the configuration file [default: ~/.config/dockless/config.yaml, /etc/dockless/config.yaml]"
+)
 @click.option("--state-dir", metavar="DIR", help="where images, caches and jobs live [default: ~/.local/share/dockless]")
 @click.option("--debug", is_flag=True, help="say what is done, and show tracebacks")
 def dockless(config: str | None, state_dir: str | None, debug: bool) -> None:
@@ -124,13 +126,13 @@ def rmi(images: tuple[str, ...]) -> None:
     """Forget images; what no other image needs is deleted."""
     from runner.image import images as stored
     from runner.image import reference
-    from runner.job import gc
+    from runner.job import collect
 
     around = open_all(os.environ)
     for image in images:
         if not stored.remove(around.store, image) and not stored.remove(around.store, reference.canonical(image)):
             raise errors.UserError(f"image {image} is not in the store", "`dockless images` lists what is")
-    click.echo(f"freed {show.size(gc.collect(around.store, around.account))}")
+    click.echo(f"freed {show.size(collect.collect(around.store, around.account))}")
 
 
 @dockless.command()
@@ -152,12 +154,13 @@ def ps(as_json: bool) -> None:
 @dockless.command()
 def gc() -> None:
     """Remove what crashed jobs left, and blobs and layers that no image names."""
+    from runner.job import collect
     from runner.job import gc as job_gc
 
     around = open_all(os.environ)
     for key in job_gc.reap(around.store, around.account):
         click.echo(f"removed job {key}")
-    click.echo(f"freed {show.size(job_gc.collect(around.store, around.account))}")
+    click.echo(f"freed {show.size(collect.collect(around.store, around.account))}")
 
 
 @dockless.command()

@@ -11,9 +11,9 @@ from runner import log
 from runner.adapters.gitlab import environment, payload, policy, services, stages, start, volumes
 from runner.errors import InfraError
 from runner.image import auth, pull
+from runner.job import health, state
 from runner.job import prepare as job_prepare
 from runner.job import services as job_services
-from runner.job import state
 from runner.job.prepare import Surroundings
 from runner.job.state import JobState
 from runner.kernel import process
@@ -164,7 +164,8 @@ def trust_domain(job: payload.Job, kind: str) -> str:
 
 
 def _hostname(job: payload.Job, configured: str, job_variables: Mapping[str, str]) -> str:
-    wanted = configured or f"runner-{job_variables.get('CI_RUNNER_SHORT_TOKEN', '')}-project-{job.project_id}"
+    token = job_variables.get("CI_RUNNER_SHORT_TOKEN", "")
+    wanted = configured or f"runner-{token + '-' if token else ''}project-{job.project_id}"
     kept = "".join(c.lower() if c.isascii() and c.isalnum() else "-" for c in wanted)
     return kept[:63].strip("-") or "job"
 
@@ -216,7 +217,7 @@ def _wait_for_services(current: JobState, around: Surroundings, environments: di
     timeout_s = float(configured or 30)
     log.say(f"Waiting for services to be up and running (timeout {timeout_s:.0f} seconds)...")
     wanted = {name: services.ports(env, current.container(name).exposed_ports) for name, env in environments.items()}
-    for report in job_services.wait_healthy(current, wanted, timeout_s=timeout_s):
+    for report in health.wait_healthy(current, wanted, timeout_s=timeout_s):
         if report.problem:
             image = current.container(report.name).image
             output = job_services.log_tail(around.store, current.key, report.name).decode(errors="replace")

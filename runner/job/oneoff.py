@@ -33,7 +33,7 @@ def run(request: RunRequest, around: Surroundings) -> Outcome:
 
 def job_spec(request: RunRequest, around: Surroundings, *, key: str) -> JobSpec:
     """Return the job of one container that a request means. UserError for volumes that are refused."""
-    volumes = tuple(mounts.parse(text, state_dir=around.store.root, cwd=os.getcwd()) for text in request.volumes)
+    volumes = mounts.parse_all(request.volumes, state_dir=around.store.root, cwd=os.getcwd())
     container = ContainerSpec(
         name=CONTAINER,
         image=request.image or around.settings.images.default,

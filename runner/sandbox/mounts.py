@@ -1,48 +1,86 @@
 """Volumes as users write them (docker run -v, GitLab's `volumes`), parsed and judged."""
 
 import os
+import stat
+from collections.abc import Iterable
 
 from runner import errors
 from runner.model import VolumeSpec
 from runner.paths import component
 
-_HOST_REFUSED = ("/etc", "/proc", "/sys", "/dev", "/boot", "/root", "/run/docker.sock", "/run/podman", "/run/containerd", "/run/dbus", "/run/systemd")
+# Not a wall (the container's ids have no rights on the host) but a guard against handing the host over by mistake
+_HOST_REFUSED = (
+    ("/etc", "the host's configuration is there"),
+    ("/proc", "the kernel's view of the host is there"),
+    ("/sys", "the kernel's view of the host is there"),
+    ("/dev", "the host's devices are there"),
+    ("/boot", "the host's kernel is there"),
+    ("/root", "the files of the host's root are there"),
+    ("/var/lib/docker", "another engine's state is there"),
+    ("/var/lib/containerd", "another engine's state is there"),
+    ("/var/lib/containers", "another engine's state is there"),
+    ("/run", "the sockets of the host's services are there"),
+)
+_HOST_ALLOWED = ("/run/media",)  # where desktops mount removable disks
 _TARGET_REFUSED = ("/proc", "/sys", "/dev")
-_MODES = ("ro", "rw", "z", "Z", "cached", "delegated", "consistent", "rprivate", "private")
+# what other engines take and what means the same or nothing here: labels of SELinux, Docker Desktop's caching, the default propagation
+_MODES = ("ro", "rw", "z", "Z", "cached", "delegated", "consistent", "rprivate", "private", "rbind", "bind")
+
+
+def parse_all(texts: Iterable[str], *, state_dir: str, cwd: str) -> tuple[VolumeSpec, ...]:
+    """Parse several volumes of one container. UserError as `parse`, or when two of them have the same target."""
+    found: dict[str, VolumeSpec] = {}
+    for text in texts:
+        volume = parse(text, state_dir=state_dir, cwd=cwd)
+        if volume.target in found:
+            raise errors.UserError(
+                f"volume {text!r} cannot be used: {volume.target} is the target of another one", "give each its own target"
+            )
+        found[volume.target] = volume
+    return tuple(found.values())
 
 
 def parse(text: str, *, state_dir: str, cwd: str) -> VolumeSpec:
-    """Parse SRC:DST[:MODE], NAME:DST[:MODE] or DST. UserError says what is wrong with which text.
+    """Parse SRC:DST[:MODE], NAME:DST[:MODE] or DST[:MODE]. UserError says what is wrong with which text.
 
-    A SRC with a slash is a path of the host (relative ones start with a dot), one without is a volume that outlives the job; DST alone is
-    a volume that ends with it.
+    A SRC with a slash is a path of the host (relative ones, to `cwd`, start with a dot), one without is a volume that outlives the job;
+    DST alone is a volume that ends with it.
     """
-    fields = text.split(":")
-    if not text.isprintable() or len(fields) > 3:
-        raise _bad(text, "it is not SOURCE:TARGET[:ro]")
-    source, target, mode = ("", fields[0], "") if len(fields) == 1 else (fields[0], fields[1], fields[2] if len(fields) == 3 else "")
-    if len(fields) == 2 and fields[1] in ("ro", "rw") and fields[0].startswith("/"):
-        source, target, mode = "", fields[0], fields[1]
+    source, target, mode = _split(text)
     target = check_target(target, text)
-    read_only = "ro" in _modes(mode, text)
+    read_only = _is_read_only(mode, text)
     if not source:
         return VolumeSpec(target, "job", volume_name(target), read_only)
-    if "/" not in source and not source.startswith("."):
-        try:
-            return VolumeSpec(target, "build-user", f"named-{component(source)}", read_only)
-        except ValueError as e:
-            raise _bad(text, "the volume's name has other characters than letters, digits, '_', '.' and '-'") from e
-    if not source.startswith(("/", ".")):
+    if source in (".", "..") or source.startswith(("/", "./", "../")):
+        return VolumeSpec(target, "bind", check_source(os.path.join(cwd, source), text, state_dir=state_dir), read_only)
+    if "/" in source:
         raise _bad(text, "a relative path of the host starts with ./")
-    return VolumeSpec(target, "bind", check_source(os.path.join(cwd, source), text, state_dir=state_dir), read_only)
+    try:
+        return VolumeSpec(target, "build-user", component(f"named-{source}"), read_only)
+    except ValueError as e:
+        raise _bad(text, "the name of a volume has letters, digits, '_', '.', '+' and '-' only") from e
 
 
-def _modes(mode: str, text: str) -> set[str]:
-    modes = {word for word in mode.split(",") if word}
-    unknown = modes.difference(_MODES)
-    if unknown:
-        raise _bad(text, f"mode {sorted(unknown)[0]!r} is not supported")
-    return modes
+def _split(text: str) -> tuple[str, str, str]:
+    """Return source ("" for none), target and mode ("" for none)."""
+    fields = text.split(":")
+    if not text.isprintable() or len(fields) > 3 or (len(fields) > 1 and not fields[0]):
+        raise _bad(text, "it is not SOURCE:TARGET[:ro]")
+    if len(fields) == 1:
+        return "", fields[0], ""
+    if len(fields) == 2 and fields[0].startswith("/") and fields[1] in ("ro", "rw"):
+        return "", fields[0], fields[1]
+    return fields[0], fields[1], "".join(fields[2:])
+
+
+def _is_read_only(mode: str, text: str) -> bool:
+    modes = [word for word in mode.split(",") if word]
+    for word in modes:
+        if word not in _MODES:
+            raise _bad(text, f"mode {word!r} is not supported")
+    if "ro" in modes and "rw" in modes:
+        raise _bad(text, "it cannot be both ro and rw")
+    return "ro" in modes
 
 
 def check_target(target: str, text: str) -> str:
@@ -54,7 +92,7 @@ def check_target(target: str, text: str) -> str:
     normal = "/" + "/".join(part for part in target.split("/") if part not in ("", "."))
     if normal == "/":
         raise _bad(text, "the target is the container's root")
-    if _is_within(normal, _TARGET_REFUSED):
+    if any(_is_within(normal, parent) for parent in _TARGET_REFUSED):
         raise _bad(text, f"{normal} belongs to the kernel")
     return normal
 
@@ -62,8 +100,14 @@ def check_target(target: str, text: str) -> str:
 def check_source(source: str, text: str, *, state_dir: str) -> str:
     """Return the real path of a directory or file of the host that may be shown; UserError otherwise."""
     real = os.path.realpath(source)
-    if not os.path.exists(real):
-        raise _bad(text, f"{source} does not exist on the host")
+    try:
+        mode = os.stat(real).st_mode
+    except OSError as e:
+        raise _bad(text, f"{source} on the host: {(e.strerror or str(e)).lower()}") from e
+    if stat.S_ISSOCK(mode):
+        raise _bad(text, "a socket of the host is a door to the host")
+    if not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):
+        raise _bad(text, "only directories and regular files of the host can be shown")
     reason = refusal(real, state_dir=os.path.realpath(state_dir))
     if reason:
         raise _bad(text, reason)
@@ -71,26 +115,38 @@ def check_source(source: str, text: str, *, state_dir: str) -> str:
 
 
 def refusal(real: str, *, state_dir: str) -> str:
-    """Return why a real path of the host may not be shown in a container, "" if it may."""
+    """Return why a real path of the host may not be shown in a container, "" if it may. `state_dir` is a real path as well."""
     if real == "/":
         return "the host's root would be open to the container"
-    if _is_within(real, _HOST_REFUSED):
-        return f"{real} belongs to the host"
-    if _is_within(real, (state_dir,)) or _is_within(state_dir, (real,)):
-        return "dockless' own state would be open to the container"
-    if real.endswith(".sock") or any(_is_within(path, (real,)) for path in ("/run/docker.sock", "/etc", "/proc")):
-        return "a socket of the host is a door to the host"
+    if any(_is_within(real, parent) for parent in _HOST_ALLOWED):
+        return ""
+    for parent, reason in _HOST_REFUSED:
+        if _is_within(real, parent):
+            return f"{real} is not for containers: {reason}"
+    if _is_within(real, state_dir) or _is_within(state_dir, real):
+        return f"the state of dockless ({state_dir}) would be open to the container"
     return ""
 
 
 def volume_name(target: str) -> str:
-    """Return a safe and distinct name for the volume at a path in the container."""
-    return "at" + "".join(c if c.isascii() and (c.isalnum() or c in "_.-") else "+" if c == "/" else f"+{ord(c):x}+" for c in target)
+    """Return a safe file name for the volume at a path in the container; different paths have different names."""
+    name = "at" + "".join(_spelled(character) for character in target)
+    if len(name) <= 100:
+        return name
+    import hashlib  # loads a TLS library: for the rare name only
+
+    return f"{name[:60]}-{hashlib.sha256(target.encode('utf-8', 'surrogateescape')).hexdigest()[:32]}"
 
 
-def _is_within(path: str, parents: tuple[str, ...]) -> bool:
-    return any(path == parent or path.startswith(parent.rstrip("/") + "/") for parent in parents)
+def _spelled(character: str) -> str:
+    if character.isascii() and (character.isalnum() or character in "_."):
+        return character
+    return {"/": "+", "-": "--"}.get(character, f"-{ord(character):x}-")
+
+
+def _is_within(path: str, parent: str) -> bool:
+    return path == parent or path.startswith(parent.rstrip("/") + "/")
 
 
 def _bad(text: str, reason: str) -> errors.UserError:
-    return errors.UserError(f"volume {text} cannot be used: {reason}", "write it as /path/on/host:/path/in/container[:ro]")
+    return errors.UserError(f"volume {text!r} cannot be used: {reason}", "write it as /path/on/host:/path/in/container[:ro]")

@@ -17,12 +17,14 @@ def resolve(text: str, *, root: int) -> User:
     """Resolve "", NAME, UID, or either with :GROUP or :GID, below the root directory descriptor `root`. UserError for anything else.
 
     Supplementary groups come from /etc/group unless a group is named, the home directory from /etc/passwd ("/" without an entry).
+    Digits are always an id, never the name of somebody who is called "1000".
     """
-    wanted, has_group, group = (text or "0").partition(":")
+    wanted, has_group, group = text.partition(":")
+    wanted = wanted or "0"
     if has_group and not group:
         raise errors.UserError(f"user {text!r} cannot be used: nothing follows the colon", "write UID, NAME, UID:GID or NAME:GROUP")
-    entry = _passwd_entry(root, wanted)
     number = _number(wanted)
+    entry = _passwd_entry(root, wanted, number)
     if entry:
         uid, gid, home, name = entry
     elif number is not None:
@@ -36,37 +38,43 @@ def resolve(text: str, *, root: int) -> User:
 
 def _number(text: str) -> int | None:
     """Return a decimal id; None for a name. UserError outside 0…65535: those are not mapped, and a wrapped one could be root."""
-    if not (text.isascii() and text.isdigit()):
-        if text.lstrip("+-").isdigit():
-            raise errors.UserError(f"id {text!r} is out of range", "ids of a container are 0 to 65535")
+    if not text.lstrip("+-").isnumeric():
         return None
-    value = int(text)
-    if len(text) > 10 or value >= IDS_PER_BUILD_USER:
-        raise errors.UserError(f"id {text!r} is out of range", "ids of a container are 0 to 65535")
-    return value
+    # the length comes first: int() of thousands of digits is an error of its own
+    if text.isascii() and text.isdigit() and len(text) <= 10 and int(text) < IDS_PER_BUILD_USER:
+        return int(text)
+    shown = text if len(text) <= 20 else f"{text[:20]}…"
+    raise errors.UserError(f"id {shown!r} is out of range", "ids of a container are 0 to 65535")
 
 
-def _passwd_entry(root: int, wanted: str) -> tuple[int, int, str, str] | None:
+def _usable(text: str) -> int | None:
+    """Return an id that an image's file names, None where it is none that a container can have."""
+    try:
+        return _number(text)
+    except errors.UserError:
+        return None
+
+
+def _passwd_entry(root: int, wanted: str, number: int | None) -> tuple[int, int, str, str] | None:
+    """Return uid, gid, home and name of the first usable row for a name, or for a number if one is wanted."""
     for fields in _rows(root, "etc/passwd", 7):
-        if fields[0] == wanted or fields[2] == wanted:
-            try:
-                uid, gid = _number(fields[2]), _number(fields[3])
-            except errors.UserError:
-                continue
-            if uid is not None and gid is not None:
-                home = fields[5] if fields[5].startswith("/") else "/"
-                return uid, gid, home, fields[0]
+        uid, gid = _usable(fields[2]), _usable(fields[3])
+        if uid is None or gid is None:
+            continue
+        if uid == number if number is not None else fields[0] == wanted:
+            return uid, gid, fields[5] if fields[5].startswith("/") else "/", fields[0]
     return None
 
 
 def _group(root: int, wanted: str) -> int:
-    for fields in _rows(root, "etc/group", 4):
-        if fields[0] == wanted and (gid := _number(fields[2])) is not None:
-            return gid
     number = _number(wanted)
-    if number is None:
-        raise errors.UserError(f"group {wanted!r} does not exist in this image", "use one of its /etc/group, or a number below 65536")
-    return number
+    if number is not None:
+        return number
+    for fields in _rows(root, "etc/group", 3):
+        gid = _usable(fields[2])
+        if fields[0] == wanted and gid is not None:
+            return gid
+    raise errors.UserError(f"group {wanted!r} does not exist in this image", "use one of its /etc/group, or a number below 65536")
 
 
 def _supplementary(root: int, name: str, gid: int) -> tuple[int, ...]:
@@ -74,13 +82,9 @@ def _supplementary(root: int, name: str, gid: int) -> tuple[int, ...]:
         return ()
     found = []
     for fields in _rows(root, "etc/group", 4):
-        if name in fields[3].split(","):
-            try:
-                number = _number(fields[2])
-            except errors.UserError:
-                continue
-            if number is not None and number != gid:
-                found.append(number)
+        number = _usable(fields[2])
+        if number is not None and number != gid and name in fields[3].split(","):
+            found.append(number)
     return tuple(dict.fromkeys(found))
 
 
@@ -97,7 +101,12 @@ def _rows(root: int, path: str, width: int) -> list[list[str]]:
         data = b""
         while len(data) < _LIMIT and (chunk := os.read(fd, _LIMIT - len(data))):
             data += chunk
+    except OSError:
+        return []
     finally:
         os.close(fd)
-    rows = [line.split(":") for line in data.decode("utf-8", errors="replace").splitlines()]
+    if len(data) == _LIMIT:
+        data = data[: data.rfind(b"\n") + 1]  # half a row could say anything
+    # split and not splitlines, which knows a dozen more ends of a line than passwd(5) does
+    rows = [line.split(":") for line in data.decode("utf-8", errors="replace").split("\n") if "\0" not in line]
     return [row for row in rows if len(row) >= width]

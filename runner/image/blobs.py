@@ -34,6 +34,7 @@ class Claim:
         self._lock = threading.Lock()
         self._held: list[tuple[str, int]] = []
         self._cancelled = threading.Event()
+        self._keeps_parts = True
 
     def __enter__(self) -> "Claim":
         """Return the claim itself."""
@@ -46,8 +47,9 @@ class Claim:
             os.close(fd)
             _remove_lock(path)
 
-    def cancel(self) -> None:
-        """Make every `need` that still waits or downloads raise download.Cancelled."""
+    def cancel(self, *, keep_parts: bool) -> None:
+        """Make every `need` that still waits or downloads raise download.Cancelled; `keep_parts` for the next try, or free their space."""
+        self._keeps_parts = keep_parts
         self._cancelled.set()
 
     def need(self, blob: Descriptor, open_at: Open, report: Report = lambda have: None) -> None:
@@ -84,7 +86,12 @@ class Claim:
 
     def _bring(self, request: download.Request) -> None:
         part, whole = self._store.partial_blob(request.blob.digest), self._store.blob(request.blob.digest)
-        download.fetch(request, part)
+        try:
+            download.fetch(request, part)
+        except download.Cancelled:
+            if not self._keeps_parts and os.path.exists(part):
+                os.unlink(part)
+            raise
         try:
             os.rename(part, whole)
             files.fsync_directory(self._store.blobs)

@@ -71,9 +71,12 @@ def fetch(request: Request, path: str) -> None:
         hint = "free some space: dockless gc" if e.errno in _NO_ROOM else ""
         where = os.path.dirname(path)
         raise InfraError(f"cannot store blob {request.blob.digest} in {where}: {os.strerror(e.errno or errno.EIO)}", hint) from e
-    except InfraError as e:
-        if not isinstance(e, Temporary):
+    except (Cancelled, Temporary):
+        if os.path.getsize(path) == 0:
             _unlink(path)
+        raise
+    except InfraError:
+        _unlink(path)
         raise
 
 

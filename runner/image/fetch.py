@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, closing, contextmanager
 from typing import NamedTuple, Protocol
 
 from runner import config, log, paths
-from runner.errors import InfraError, UserError
+from runner.errors import InfraError, Temporary, UserError
 from runner.image import auth, blobs, download, image_config, images, manifest, platforms, reference, registry, sources
 from runner.image.progress import Progress
 from runner.kernel import files
@@ -109,11 +109,12 @@ def _bring_layers(layers: Sequence[Descriptor], origin: Origin, claim: blobs.Cla
     with Progress(layers) as progress, ThreadPoolExecutor(_SIDE_BY_SIDE, thread_name_prefix="layer") as pool:
         try:
             futures = [pool.submit(bring, blob) for blob in dict.fromkeys(layers)]
-            wait(futures, return_when=FIRST_EXCEPTION)
+            done, _ = wait(futures, return_when=FIRST_EXCEPTION)
         except BaseException:
-            claim.cancel()
+            claim.cancel(keep_parts=True)
             raise
-        claim.cancel()
+        # A registry that went away may come back and be continued; a full disk needs the space, and lies are not worth it.
+        claim.cancel(keep_parts=all(one.exception() is None or isinstance(one.exception(), Temporary) for one in done))
     _raise_first(futures)
 
 

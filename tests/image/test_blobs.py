@@ -2,6 +2,7 @@
 
 import errno
 import os
+import random
 import resource
 import threading
 import time
@@ -22,7 +23,7 @@ from tests.image.test_images import stored_image
 from tests.support import stores
 from tests.support.images import digest_of
 
-DATA = os.urandom(200_000)
+DATA = random.Random(1).randbytes(200_000)
 BLOB = Descriptor("application/octet-stream", digest_of(DATA), len(DATA))
 
 
@@ -148,7 +149,7 @@ def test_whole_part_of_an_earlier_download_needs_no_connection(store: paths.Stor
 @pytest.mark.parametrize(
     ("sent", "total", "cause"),
     [
-        (os.urandom(len(DATA)), None, "other content"),
+        (random.Random(2).randbytes(len(DATA)), None, "other content"),
         (DATA + b"x", None, "wrong size: 200001 bytes are offered, 200000 were announced"),
         (DATA[:-1], None, "wrong size: 199999 bytes are offered"),
         (DATA + b"x", -1, "wrong size: more than 200000 bytes arrive"),
@@ -254,7 +255,7 @@ def test_threads_that_need_one_blob_download_it_once(store: paths.Store) -> None
 
 def test_cancelled_claim_brings_nothing_more(store: paths.Store) -> None:
     with blobs.Claim(store) as claim:
-        claim.cancel()
+        claim.cancel(keep_parts=True)
         with pytest.raises(download.Cancelled):
             claim.need(BLOB, Sender(DATA).open_at)
     assert stores.blobs(store) == set()
@@ -275,10 +276,23 @@ def test_cancel_ends_a_download_under_way_and_one_that_waits(store: paths.Store)
         for thread in threads:
             thread.start()
         time.sleep(0.05)
-        claim.cancel()
+        claim.cancel(keep_parts=True)
         for thread in threads:
             thread.join(5)
     assert raised == [download.Cancelled] * 2
+
+
+@pytest.mark.parametrize("keep_parts", [True, False])
+def test_cancelled_download_keeps_its_part_only_where_a_next_try_is_likely(store: paths.Store, keep_parts: bool) -> None:
+    sender = Sender(DATA, cuts=[50_000] * 4)
+    with blobs.Claim(store, pause_s=0.001) as claim:
+
+        def report(have: int) -> None:
+            claim.cancel(keep_parts=keep_parts)
+
+        with pytest.raises(download.Cancelled):
+            claim.need(BLOB, sender.open_at, report)
+    assert Path(store.partial_blob(BLOB.digest)).exists() is keep_parts
 
 
 def test_progress_is_reported(store: paths.Store) -> None:

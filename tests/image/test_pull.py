@@ -3,6 +3,7 @@
 import json
 import os
 import pwd
+import random
 import signal
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from tests.support.registries import Answer, Certificates, LyingRegistry, Reques
 HOST = platforms.host()
 OTHER = "arm64" if HOST.architecture != "arm64" else "amd64"
 BUILT = made.build_image([made.busybox_layer(), [made.file("hello", b"hi")]], architecture=HOST.architecture)
-SMALL = made.build_image([[made.file("a", os.urandom(50_000))], [made.file("b", b"2")]], architecture=HOST.architecture)
+SMALL = made.build_image([[made.file("a", random.Random(1).randbytes(50_000))], [made.file("b", b"2")]], architecture=HOST.architecture)
 FOREIGN = made.build_image([[made.file("a", b"1")]], architecture=OTHER)
 
 
@@ -206,7 +207,10 @@ def test_always_notices_a_moved_tag_and_downloads_only_what_is_new(store: paths.
     with server.running() as (host, seen):
         ensure(store, f"{host}/team/app:v1")
         seen.clear()
+        (record,) = Path(store.images).iterdir()
+        before = record.stat().st_ino
         ensure(store, f"{host}/team/app:v1", "always")
+        assert record.stat().st_ino == before
         assert [request.path for request in seen] == ["/v2/team/app/manifests/v1"]
         moved = made.build_from_tars([made.tar([made.file("new", b"n")])], architecture=HOST.architecture)
         server.add(moved, "team/app", "v1")
@@ -432,7 +436,7 @@ def test_full_disk_ends_the_pull_and_leaves_no_entry(tmp_path: Path) -> None:
             syscalls.mount("none", "/", "", syscalls.MS_REC | syscalls.MS_PRIVATE)
             syscalls.mount("tmpfs", str(target), "tmpfs", 0, "size=96k,mode=700")
             store = stores.make(target / "store")
-            (target / "filler").write_bytes(b"x" * 36_000)
+            (target / "filler").write_bytes(b"x" * 60_000)
             try:
                 ensure(store, f"{host}/team/app:v1")
             except InfraError as e:

@@ -13,7 +13,7 @@ from runner import config
 from runner.errors import InfraError, Temporary, UserError
 from runner.image import auth, manifest, reference, registry, transport
 from tests.support import images
-from tests.support.registries import Answer, Certificates, LyingRegistry, Request, make_certificates, serve
+from tests.support.registries import Answer, Certificates, LyingRegistry, Request, make_certificates, serve, tunnel
 
 IMAGE = images.build_image([[images.file("a", b"x" * 1000)]])
 LAYER = IMAGE.layer_digests[0]
@@ -476,3 +476,17 @@ def test_ca_file_that_cannot_be_read_is_the_users_error(tmp_path: Path) -> None:
     for name in ("ca.pem", "missing.pem"):
         with pytest.raises(UserError, match="CA file"):
             client("r.example", settings=config.Registry(ca_file=str(tmp_path / name)))
+
+
+def test_own_ca_counts_through_a_proxy_too(certificates: Certificates, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = LyingRegistry()
+    server.add(IMAGE, "team/app", "v1")
+    with server.running(tls=certificates) as (target, _), tunnel(target) as (proxy, asked):
+        monkeypatch.setenv("https_proxy", f"http://{proxy}")
+        monkeypatch.setenv("no_proxy", "")
+        with client("registry.test", settings=config.Registry(ca_file=str(certificates.ca))) as opened:
+            assert opened.manifest("v1").raw
+            assert read(opened)[1] == IMAGE.blobs[LAYER]
+        with client("registry.test", settings=config.Registry()) as opened, pytest.raises(InfraError, match="cannot trust"):
+            opened.manifest("v1")
+    assert set(asked) == {"registry.test:443"}

@@ -4,7 +4,10 @@ import base64
 import json
 import os
 import re
+import select
 import signal
+import socket
+import socketserver
 import ssl
 import subprocess
 import threading
@@ -20,7 +23,7 @@ from tests.support import images
 
 
 class Certificates(NamedTuple):
-    """A private CA and a server certificate for 127.0.0.1 and localhost, in PEM files."""
+    """A private CA and a server certificate for 127.0.0.1, localhost and registry.test, in PEM files."""
 
     ca: Path
     cert: Path
@@ -32,7 +35,7 @@ def make_certificates(directory: Path) -> Certificates:
     directory.mkdir(parents=True, exist_ok=True)
     made = Certificates(directory / "ca.pem", directory / "server.pem", directory / "server.key")
     ca_key, request, extensions = directory / "ca.key", directory / "server.csr", directory / "server.ext"
-    extensions.write_text("subjectAltName=IP:127.0.0.1,DNS:localhost\nbasicConstraints=CA:FALSE\n")
+    extensions.write_text("subjectAltName=IP:127.0.0.1,DNS:localhost,DNS:registry.test\nbasicConstraints=CA:FALSE\n")
     curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
     for argv in (
         ["req", "-x509", *curve, "-subj", "/CN=test CA", "-days", "2", "-keyout", str(ca_key), "-out", str(made.ca)],
@@ -236,6 +239,40 @@ def serve(
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@contextmanager
+def tunnel(target: str) -> Iterator[tuple[str, list[str]]]:
+    """Run an HTTP proxy that takes every CONNECT to `target`; yields its host:port and the names that it was asked for."""
+    asked: list[str] = []
+    address, _, port = target.rpartition(":")
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            asked.append(self.rfile.readline().decode().split()[1])
+            while self.rfile.readline().strip():
+                pass
+            with socket.create_connection((address, int(port))) as far:
+                self.wfile.write(b"HTTP/1.1 200 OK\r\n\r\n")
+                ends = {self.connection: far, far: self.connection}
+                while True:
+                    for end in select.select(list(ends), [], [])[0]:
+                        data = end.recv(65536)
+                        if not data:
+                            return
+                        ends[end].sendall(data)
+
+    class Server(socketserver.ThreadingTCPServer):
+        daemon_threads = True
+
+    with Server(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        try:
+            yield f"127.0.0.1:{server.server_address[1]}", asked
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 class LyingRegistry:

@@ -4,7 +4,7 @@ import os
 import signal
 
 from runner.image import images
-from runner.job import prepare, step
+from runner.job import limits, prepare, step
 from runner.job.prepare import Surroundings
 from runner.kernel import files, process
 from runner.model import ContainerSpec, Image, JobSpec, Outcome, RunRequest, VolumeSpec
@@ -21,6 +21,7 @@ def run(request: RunRequest, around: Surroundings) -> Outcome:
     spec = job_spec(request, around, key=f"run-{os.getpid()}-{os.urandom(3).hex()}")
     current = prepare.prepare(spec, around, fetch=lambda asked: fetch(asked, around), facts={}, lasting=False)
     pidfd = process.open_pidfd(current.keeper.pid, current.keeper.started)
+    groups = limits.Remover(current.cgroup)
     try:
         return step.run(current, step.Request(CONTAINER, stops=False, terminal=request.terminal))
     finally:
@@ -29,6 +30,8 @@ def run(request: RunRequest, around: Surroundings) -> Outcome:
         files.remove_tree(around.store.job_lock(current.key))
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         process.wait_pidfd(pidfd, 10.0)
+        os.close(pidfd)
+        groups.remove()
 
 
 def job_spec(request: RunRequest, around: Surroundings, *, key: str) -> JobSpec:

@@ -13,13 +13,19 @@ def start(current: JobState, name: str, *, store: paths.Store) -> None:
     """Start one service; what it prints goes to its log file. Raises RunnerErrors when it cannot be started."""
     container = current.container(name)
     log_fd = os.open(store.job_log(current.key, name), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    # opened here, where the host's hierarchy is in sight; the job sees only its own
+    procs = os.open(f"{container.cgroup}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC) if container.cgroup else -1
     try:
-        keeper.call(current.keeper, lambda: _start(container, log_fd))
+        keeper.call(current.keeper, lambda: _start(container, log_fd, procs))
     finally:
         os.close(log_fd)
+        if procs >= 0:
+            os.close(procs)
 
 
-def _start(container: ContainerState, log_fd: int) -> None:
+def _start(container: ContainerState, log_fd: int, procs: int) -> None:
+    if procs >= 0:
+        os.write(procs, b"0")
     step_id = f"{container.name}.0"
     bundle = f"{paths.RUN}/c/{container.name}/{step_id}"
     argv = step.write_bundle(bundle, container, step.Request(container.name))

@@ -32,7 +32,8 @@ def delegated(*, own: str = "/proc/self/cgroup", mounts: str = "/proc/self/mount
     available = _words(f"{base}/cgroup.controllers")
     missing = [name for name in CONTROLLERS if name not in available]
     if missing:
-        kind = "the machine uses cgroup v1 or a hybrid" if not _words(f"{top}/cgroup.controllers") else f"{parent or '/'} is not delegated"
+        is_elsewhere = not set(missing) <= set(_words(f"{top}/cgroup.controllers"))
+        kind = "the machine uses cgroup v1 or a hybrid" if is_elsewhere else f"{parent or '/'} is not delegated"
         return Delegation("", f"controllers {', '.join(missing)} are not available: {kind}")
     if not (os.access(base, os.W_OK) and os.access(f"{base}/cgroup.procs", os.W_OK)):
         return Delegation("", f"{parent or '/'} is not delegated to this account")

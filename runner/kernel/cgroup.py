@@ -1,4 +1,4 @@
-"""Control groups, version 2 (cgroups(7), Documentation/admin-guide/cgroup-v2.rst): finding what was delegated to us, limits, and who was killed.
+"""Control groups, version 2 (cgroups(7), cgroup-v2.rst): finding what was delegated to us, limits, and who was killed.
 
 A group with processes of its own cannot hand controllers to its children, and an unprivileged process can be moved only below a delegated
 ancestor. So jobs become siblings of the group that this process is in: the CI agent's unit is delegated, its processes sit in a leaf.

@@ -10,7 +10,8 @@ import pytest
 from runner import paths
 from runner.job import cleanup, state
 from runner.kernel import accounts
-from tests.support.engine import Engine, processes_of, wait_until
+from tests.support.engine import Engine, wait_until
+from tests.support.gitlab_jobs import GitLab
 
 
 def _mounts() -> int:
@@ -25,13 +26,18 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     mounts = _mounts()
     yield engine
     try:
-        assert engine.jobs() == []
-        assert wait_until(lambda: not processes_of(engine.state), 15), [
-            Path(f"/proc/{p}/cmdline").read_bytes() for p in processes_of(engine.state)
-        ]
+        assert wait_until(lambda: engine.leftovers() == [], 15), engine.leftovers()
         assert _mounts() == mounts
     finally:
         _erase(engine)
+
+
+@pytest.fixture
+def gitlab(engine: Engine, tmp_path: Path) -> GitLab:
+    """Return a runner whose custom executor is the engine."""
+    temporary = tmp_path / "runner"
+    temporary.mkdir()
+    return GitLab(engine, temporary)
 
 
 def _erase(engine: Engine) -> None:

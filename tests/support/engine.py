@@ -58,6 +58,11 @@ class Engine:
         )
         return Result(done.returncode, done.stdout, done.stderr)
 
+    def leftovers(self) -> list[str]:
+        """Return what of jobs is still there: files below jobs/, processes, mounts in sight of this process."""
+        mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(self.state) in line]
+        return [*self.jobs(), *(f"process {pid}: {_command(pid)}" for pid in processes_of(self.state)), *mounts]
+
     def jobs(self) -> list[str]:
         """Return what is in the directory of jobs: locks and leftovers included."""
         try:
@@ -82,6 +87,13 @@ def processes_of(state: Path) -> list[int]:
         if mark in seen:
             found.append(int(name))
     return found
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").replace("\0", " ")
+    except OSError:
+        return "ended just now"
 
 
 def uids_of(state: Path) -> set[int]:

@@ -104,13 +104,13 @@ class Attempt:
     def __init__(self, build: Build) -> None:
         self.temp_dir = ""
         self.job_env: dict[str, str] = {}
-        self._build = build
+        self.build = build
         self._config: dict[str, Any] = {}
 
     def prepare(self) -> Ended:
         """Make the temporary directory, ask config_exec, start the build, call prepare_exec."""
         ended = self._configure()
-        if ended.failure or not self._build.runner.driver.get("prepare"):
+        if ended.failure or not self.build.runner.driver.get("prepare"):
             return ended
         return self._wait("prepare", self.start_prepare(), self._limited())
 
@@ -120,11 +120,11 @@ class Attempt:
             ended = self._configure()
             if ended.failure:
                 return ended
-        return self._start("prepare", (), self._build.write, self._build.write)
+        return self._start("prepare", (), self.build.write, self.build.write)
 
     def stage(self, name: str, body: Sequence[str] | str | None = None, *, context: Context | None = None) -> Ended:
         """Run a stage: with its usual script, or with `body` in the usual wrapper; a stage without a script counts as passed."""
-        context = context or self._build.context
+        context = context or self.build.context
         if context.done():
             return Ended(0, 0.0, context.failure())
         text = self.script(name, body)
@@ -138,11 +138,11 @@ class Attempt:
 
     def finish(self, name: str, call: Call, *, context: Context | None = None) -> Ended:
         """Wait for a call that was started, and enter it in the timeline."""
-        return self._wait(name, call, context or self._build.context)
+        return self._wait(name, call, context or self.build.context)
 
     def cleanup(self) -> Ended:
         """Call cleanup_exec, whose failure changes nothing, and remove the temporary directory."""
-        build, ended = self._build, _FINE
+        build, ended = self.build, _FINE
         if build.runner.driver.get("cleanup"):
             ended = self._wait(
                 "cleanup", self._start("cleanup", (), build.write_runner, build.write_runner), self._limited(ends_with_job=False)
@@ -155,7 +155,7 @@ class Attempt:
 
     def script(self, name: str, body: Sequence[str] | str | None = None) -> str:
         """Return the text of a stage's script."""
-        build, variables = self._build, self._build.variables()
+        build, variables = self.build, self.build.variables()
         cache_dir = posixpath.join(self._config.get("cache_dir") or build.runner.cache_dir, gitlab_variables.project_path(build.payload))
         setting = Setting(
             build.payload, variables, build.project_dir, cache_dir, build.runner.url, self._config.get("hostname") or "",
@@ -167,7 +167,7 @@ class Attempt:
         return gitlab_shell.finish(lines, shell=setting.shell, posix=setting.flag("FF_POSIXLY_CORRECT_ESCAPES"))
 
     def _configure(self) -> Ended:
-        build = self._build
+        build = self.build
         self.temp_dir = self._make_directory(build.runner.env.get("TMPDIR") or "/tmp", "custom-executor")
         self._write("response.json", gitlab_variables.response(build.payload, build.variables()), 0o600)
         answer = bytearray()
@@ -187,7 +187,7 @@ class Attempt:
         return self._start_build()
 
     def _start_build(self) -> Ended:
-        build = self._build
+        build = self.build
         builds_dir, cache_dir = (self._config.get(key, getattr(build.runner, key)) for key in ("builds_dir", "cache_dir"))
         for key, given in (("builds_dir", builds_dir), ("cache_dir", cache_dir)):
             if not given:
@@ -201,7 +201,7 @@ class Attempt:
         return _FINE
 
     def _start_script(self, stage: str, text: str) -> Call | Ended:
-        build = self._build
+        build = self.build
         script = self._write(os.path.join(self._make_directory(self.temp_dir, "script"), "script"), text, 0o700)
         build.write(f"section_start:{int(time.time())}:{stage}\r\033[0K".encode())
         build.say(_TITLES.get(stage, f'Executing "{stage}" stage of the job script'), CYAN)
@@ -210,7 +210,7 @@ class Attempt:
         return self._start("run", (script, stage), build.write, build.write)
 
     def _start(self, program: str, more: tuple[str, ...], stdout: Callable[[bytes], None], stderr: Callable[[bytes], None]) -> Call | Ended:
-        build, variables = self._build, self._build.variables()
+        build, variables = self.build, self.build.variables()
         env = gitlab_variables.driver_environment(
             build.runner.env, temp_dir=self.temp_dir, job_env=self.job_env, variables=variables,
             job_services=gitlab_variables.services(build.payload, variables),
@@ -222,7 +222,7 @@ class Attempt:
             return Ended(None, 0.0, Failure(f"failed to start command: {argv[0]}: {e.strerror}"))
 
     def _wait(self, phase: str, call: Call | Ended, context: Context) -> Ended:
-        build = self._build
+        build = self.build
         ended = call.wait(context, build.runner.kill, os.path.join(self.temp_dir, "build_exit_code")) if isinstance(call, Call) else call
         build.timeline.append((phase, ended.seconds, ended.returncode))
         if phase not in ("config", "prepare", "cleanup"):
@@ -230,7 +230,7 @@ class Attempt:
         return ended
 
     def _limited(self, *, ends_with_job: bool = True) -> Context:
-        return Context(self._build.context if ends_with_job else None, timeout_s=self._build.runner.exec_timeout_s)
+        return Context(self.build.context if ends_with_job else None, timeout_s=self.build.runner.exec_timeout_s)
 
     def _make_directory(self, parent: str, prefix: str) -> str:
         path = os.path.join(parent, f"{prefix}{random.randrange(10**8, 10**10)}")

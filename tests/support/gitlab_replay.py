@@ -231,6 +231,19 @@ class Replay:
         return failure
 
 
+def when_logged(text: str, action: Callable[[], None]) -> Callable[[bytes], None]:
+    """Return a listener for `log` that acts once, as soon as the job log holds a text."""
+    seen = bytearray()
+
+    def listen(piece: bytes) -> None:
+        before = text.encode() in seen
+        seen.extend(piece)
+        if not before and text.encode() in seen:
+            action()
+
+    return listen
+
+
 def _seconds(duration: str) -> float:
     """Read Go's notation of a duration, such as 1h30m or 0.5s."""
     units = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}

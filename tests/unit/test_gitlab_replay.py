@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import pytest
 
 from tests.support.engine import wait_until
 from tests.support.gitlab_calls import Call
-from tests.support.gitlab_replay import JobResult, Replay, job_payload
+from tests.support.gitlab_replay import JobResult, Replay, job_payload, when_logged
 
 _DRIVER = """import json, os, signal, sys, time
 phase = sys.argv[-1]
@@ -286,25 +285,12 @@ def test_failed_cleanup_is_a_warning(fake: Fake) -> None:
 # signals
 
 
-def _when_logged(text: str, action: Callable[[], None]) -> Callable[[bytes], None]:
-    """Return a listener that acts once the whole job log holds a text."""
-    seen = bytearray()
-
-    def listen(piece: bytes) -> None:
-        before = text.encode() in seen
-        seen.extend(piece)
-        if not before and text.encode() in seen:
-            action()
-
-    return listen
-
-
 _WAIT = "signal.signal(15, lambda *_: sys.exit(1)); print('ready', flush=True); time.sleep(60)"
 
 
 def test_cancel_terminates_only_the_script(fake: Fake) -> None:
     replays: list[Replay] = []
-    listener = _when_logged("ready", lambda: replays[0].cancel())
+    listener = when_logged("ready", lambda: replays[0].cancel())
     replays.append(fake.replay({"build_script": _WAIT}, job_payload(after_script=["true"]), log=listener))
     result = replays[0].run()
     assert (result.status, result.failure_reason) == ("canceled", "job_canceled")
@@ -315,7 +301,7 @@ def test_cancel_terminates_only_the_script(fake: Fake) -> None:
 @pytest.mark.parametrize("phase", ["build_script", "get_sources"])
 def test_abort_skips_all_stages_that_are_left(fake: Fake, phase: str) -> None:
     replays: list[Replay] = []
-    listener = _when_logged("ready", lambda: replays[0].abort())
+    listener = when_logged("ready", lambda: replays[0].abort())
     replays.append(fake.replay({phase: _WAIT}, job_payload(after_script=["true"]), log=listener))
     assert replays[0].run().status == "canceled"
     assert fake.phases()[-2:] == [phase, "cleanup"]
@@ -341,7 +327,7 @@ def _has_living_members(group: int) -> bool:
 def test_whole_group_is_killed_when_it_does_not_listen(fake: Fake) -> None:
     stubborn = "signal.signal(15, signal.SIG_IGN); os.fork(); print('ready', flush=True); time.sleep(60)"
     replays: list[Replay] = []
-    listener = _when_logged("ready", lambda: replays[0].abort())
+    listener = when_logged("ready", lambda: replays[0].abort())
     replays.append(fake.replay({"build_script": stubborn}, log=listener, graceful_s=0.2))
     replays[0].run()
     assert wait_until(lambda: not _has_living_members(fake.call("build_script")["pid"]))

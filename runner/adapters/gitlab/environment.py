@@ -3,7 +3,7 @@
 Job variables can be set by whoever writes .gitlab-ci.yml; what has no prefix cannot (contract: common/config.go, executors/custom).
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 _PREFIX = "CUSTOM_ENV_"
@@ -37,7 +37,7 @@ def variables(environ: Mapping[str, str]) -> dict[str, str]:
     return {name[len(_PREFIX) :]: value for name, value in environ.items() if name.startswith(_PREFIX) and len(name) > len(_PREFIX)}
 
 
-def for_container(job_variables: Mapping[str, str], file_names: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+def for_container(job_variables: Mapping[str, str], file_names: Collection[str]) -> tuple[tuple[str, str], ...]:
     """Return a container's environment: file variables as the path that the job's scripts write them to, as docker's executor does."""
     directory = job_variables.get("RUNNER_TEMP_PROJECT_DIR", "")
     found = {}
@@ -48,6 +48,8 @@ def for_container(job_variables: Mapping[str, str], file_names: tuple[str, ...])
     # every job has a container of its own; the custom executor can only call that shared (fact 22 of the contract)
     found.pop("CI_SHARED_ENVIRONMENT", None)
     found["CI_DISPOSABLE_ENVIRONMENT"] = "true"
+    # meant for the driver and for nobody else: every service's variables with the job's secrets in them
+    found.pop("CI_JOB_SERVICES", None)
     return tuple(found.items())
 
 

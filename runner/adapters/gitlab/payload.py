@@ -45,6 +45,8 @@ class Job(NamedTuple):
     services: tuple[Image, ...]
     credentials: tuple[tuple[str, str, str], ...]  # registry URL, user name, password
     cache_keys: tuple[str, ...]
+    secrets: tuple[Variable, ...] = ()  # what the runner fetches from a vault; values are not in the file
+    allow_git_fetch: bool = False
 
     def variable(self, key: str) -> str:
         """Return the value of a variable; the last one of a name counts. "" if there is none."""
@@ -52,6 +54,16 @@ class Job(NamedTuple):
             if variable.key == key:
                 return variable.value
         return ""
+
+    def file_names(self) -> frozenset[str]:
+        """Name the variables whose value is a file's content."""
+        last = {variable.key: variable for variable in (*self.variables, *self.secrets)}
+        return frozenset(name for name, variable in last.items() if variable.file)
+
+    def private_names(self) -> frozenset[str]:
+        """Name the variables that services must not see."""
+        last = {variable.key: variable for variable in (*self.variables, *self.secrets)}
+        return frozenset(name for name, variable in last.items() if not variable.public)
 
 
 def read(path: str) -> Job:
@@ -85,11 +97,20 @@ def parse(raw: bytes) -> Job:
             (c.text("url"), c.text("username"), c.text("password")) for c in top.objects("credentials") if c.text("type") == "registry"
         ),
         cache_keys=tuple(c.text("key") for c in top.objects("cache")),
+        secrets=_secrets(top.object("secrets")),
+        allow_git_fetch=top.flag("allow_git_fetch"),
     )
 
 
 def _variable(v: "_Reader") -> Variable:
     return Variable(v.text("key"), v.text("value"), v.flag("public"), v.flag("file"), v.flag("raw"))
+
+
+def _secrets(secrets: "_Reader") -> tuple[Variable, ...]:
+    """Return what the runner makes of secrets: variables that nobody else may see, and files unless they say otherwise (Secret.IsFile)."""
+    return tuple(
+        Variable(name, "", public=False, file=secrets.object(name).optional_flag("file") is not False, raw=True) for name in secrets.names()
+    )
 
 
 def _image(image: "_Reader") -> Image:
@@ -122,6 +143,10 @@ class _Reader:
         if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in (kinds if isinstance(kinds, tuple) else (kinds,))):
             raise InfraError(f"JOB_RESPONSE_FILE: {self._path}.{key} has an unexpected type", "is this gitlab-runner's custom executor?")
         return value
+
+    def names(self) -> list[str]:
+        """Return the keys of an object whose keys are free."""
+        return list(self._value)
 
     def text(self, key: str) -> str:
         """Return a string; numbers are taken as such, since a user may be one."""

@@ -19,6 +19,7 @@ from runner.job.state import JobState
 from runner.kernel import process
 from runner.model import ContainerSpec, Image, JobSpec, VolumeSpec
 
+_LONGEST_HOST_NAME = 63
 _TOOLS = "/run/dockless/bin"  # where the toolbox finds a gitlab-runner that is not below /usr
 
 
@@ -42,7 +43,7 @@ def main(arguments: list[str], environ: Mapping[str, str]) -> int:
     keychain = auth.Keychain.of_account(around.account.home, _auth_environ(environ, job_variables), payload=job.credentials)
     facts = {
         "job": _identity(job),
-        "files": [variable.key for variable in job.variables if variable.file],
+        "files": sorted(job.file_names()),
         "services": {service.name: "-".join(service.aliases[:2]) for service in spec.services},
     }
     current = job_prepare.prepare(spec, around, fetch=lambda asked: _fetch(asked, around, keychain), facts=facts)
@@ -101,7 +102,7 @@ def plan(
         state_dir=around.store.root,
         project_dir=job_variables.get("CI_PROJECT_DIR", "") or settings.gitlab.builds_dir,
     )
-    env = environment.for_container(job_variables, tuple(variable.key for variable in job.variables if variable.file))
+    env = environment.for_container(job_variables, job.file_names())
     hostname = _hostname(job, settings.gitlab.hostname, job_variables)
     init = environment.flag(job_variables, "FF_USE_INIT_WITH_DOCKER_EXECUTOR")
     build = ContainerSpec(
@@ -124,7 +125,7 @@ def plan(
     for number, service in enumerate(asked_services):
         wanted = service.asked
         name = f"service-{number}"
-        environments[name] = services.environment(wanted, job, env, job_variables)
+        environments[name] = services.environment(wanted, job, env)
         started.append(
             ContainerSpec(
                 name=name,
@@ -135,7 +136,7 @@ def plan(
                 command=wanted.command,
                 env=environments[name],
                 user=wanted.user,
-                hostname=service.aliases[0],
+                hostname=service.aliases[0][:_LONGEST_HOST_NAME].rstrip("._-"),
                 aliases=service.aliases,
                 volumes=shared,
                 limits=settings.service_limits,
@@ -167,7 +168,7 @@ def _hostname(job: payload.Job, configured: str, job_variables: Mapping[str, str
     token = job_variables.get("CI_RUNNER_SHORT_TOKEN", "")
     wanted = configured or f"runner-{token + '-' if token else ''}project-{job.project_id}"
     kept = "".join(c.lower() if c.isascii() and c.isalnum() else "-" for c in wanted)
-    return kept[:63].strip("-") or "job"
+    return kept[:_LONGEST_HOST_NAME].strip("-") or "job"
 
 
 def _helper(around: Surroundings, env: tuple[tuple[str, str], ...], hostname: str, shared: tuple[VolumeSpec, ...]) -> ContainerSpec:

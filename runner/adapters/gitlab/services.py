@@ -39,12 +39,13 @@ def assign(asked: tuple[payload.Image, ...], *, taken: tuple[str, ...] = ()) -> 
     for service in asked:
         mine = []
         for name in dict.fromkeys((*host_names(service.name), *service.aliases)):
+            # programs and resolvers do not tell upper case from lower
             if not _HOST_NAME.fullmatch(name) or name.lower() in _RESERVED:
                 log.warn(f"Skipping alias {name!r} for service {service.name!r}: it is not a host name that a service may have")
-            elif name in claimed:
+            elif name.lower() in claimed:
                 log.warn(f"Skipping alias {name!r} for service {service.name!r}: another service has it")
             else:
-                claimed.add(name)
+                claimed.add(name.lower())
                 mine.append(name)
         if mine:
             found.append(Service(service, tuple(mine)))
@@ -54,25 +55,30 @@ def assign(asked: tuple[payload.Image, ...], *, taken: tuple[str, ...] = ()) -> 
 
 
 def environment(
-    service: payload.Image, job: payload.Job, container_environment: tuple[tuple[str, str], ...], job_variables: Mapping[str, str]
+    service: payload.Image, job: payload.Job, container_environment: tuple[tuple[str, str], ...]
 ) -> tuple[tuple[str, str], ...]:
     """Return a service's environment: the job's public variables and the runner's own, then the service's, expanded against all.
 
     Variables that are not public (a project's secrets) stay with the job (GetServiceVariables).
     """
-    private = {variable.key for variable in job.variables if not variable.public}
+    private, everything = job.private_names(), dict(container_environment)
     found = {name: value for name, value in container_environment if name not in private}
     for variable in service.variables:
-        found[variable.key] = variable.value if variable.raw else expand(variable.value, job_variables)
+        found[variable.key] = variable.value if variable.raw else expand(variable.value, everything)
     return tuple(found.items())
 
 
-_REFERENCE = re.compile(r"\$(?:\{([A-Za-z0-9_]+)\}|([A-Za-z_][A-Za-z0-9_]*)|(\$))")
+_REFERENCE = re.compile(r"\$(?:\{([^}]*)\}|([*#$@!?0-9-])|([A-Za-z_][A-Za-z0-9_]*))")
 
 
 def expand(text: str, variables: Mapping[str, str]) -> str:
-    """Replace $NAME and ${NAME} once, as Go's os.Expand does; unknown names become empty, "$$" stays as it is."""
-    return _REFERENCE.sub(lambda m: m.group(0) if m.group(3) else variables.get(m.group(1) or m.group(2), ""), text)
+    """Replace $NAME and ${NAME} once, as the runner does with Go's os.Expand: unknown names become empty, "$$" becomes "$"."""
+
+    def value(match: re.Match[str]) -> str:
+        name = match.group(1) or match.group(2) or match.group(3) or ""
+        return name if name == "$" else variables.get(name, "")
+
+    return _REFERENCE.sub(value, text)
 
 
 def ports(environment_: tuple[tuple[str, str], ...], exposed: tuple[str, ...]) -> tuple[int, ...]:

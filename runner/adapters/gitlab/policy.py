@@ -10,15 +10,15 @@ from runner.errors import UserError
 def image(job: payload.Job, settings: config.Settings) -> payload.Image:
     """Return the job's image, or the configured default. UserError if it is not allowed."""
     chosen = job.image or payload.Image(settings.images.default)
-    _check_allowed(chosen.name, settings.images.allowed, default=settings.images.default, what="image")
+    _check_allowed(chosen.name, settings.images.allowed, always=[settings.images.default], what="image")
     return chosen
 
 
 def services(job: payload.Job, settings: config.Settings) -> tuple[payload.Image, ...]:
-    """Return the configured services, then the job's. UserError if one is not allowed or there are too many."""
+    """Return the configured services, then the job's. UserError if one of the job's is not allowed or if there are too many together."""
     gitlab = settings.gitlab
     for service in job.services:
-        _check_allowed(service.name, gitlab.allowed_services, default="", what="service")
+        _check_allowed(service.name, gitlab.allowed_services, always=[s.name for s in gitlab.services], what="service")
     configured = tuple(
         payload.Image(
             name=s.name,
@@ -29,15 +29,16 @@ def services(job: payload.Job, settings: config.Settings) -> tuple[payload.Image
         )
         for s in gitlab.services
     )
-    if gitlab.services_limit and len(job.services) > gitlab.services_limit:
+    wanted = configured + job.services
+    if gitlab.services_limit and len(wanted) > gitlab.services_limit:
         raise UserError(
-            f"job asks for {len(job.services)} services, the limit is {gitlab.services_limit}", "gitlab.services_limit in the configuration"
+            f"job has {len(wanted)} services, the limit is {gitlab.services_limit}", "gitlab.services_limit in the configuration"
         )
-    return configured + job.services
+    return wanted
 
 
-def _check_allowed(name: str, allowed: Sequence[str], *, default: str, what: str) -> None:
-    if not allowed or name == default or any(globs.matches(pattern, name) for pattern in allowed):
+def _check_allowed(name: str, allowed: Sequence[str], *, always: Sequence[str], what: str) -> None:
+    if not allowed or name in always or any(globs.matches(pattern, name) for pattern in allowed):
         return
     log.say(f"Please ensure the {what} is allowed: {name!r} is not on the list of allowed {what}s:")
     for pattern in allowed:
@@ -60,11 +61,11 @@ def pull_policies(asked: Sequence[str], settings: config.Settings, *, name: str)
 
 
 def user(chosen: payload.Image, settings: config.Settings) -> str:
-    """Return the user of the build container, "" for the image's own. UserError if the job asks for one that is not allowed."""
+    """Return the user of the build container: the configured, else the job's, "" for the image's own. UserError if it is not allowed."""
     gitlab = settings.gitlab
-    if not chosen.user:
-        return gitlab.user
-    allowed = gitlab.allowed_users or ((gitlab.user,) if gitlab.user else ())
-    if allowed and chosen.user not in allowed:
-        raise UserError(f"user {chosen.user!r} is not allowed on this runner", f"allowed: {', '.join(allowed)}")
-    return chosen.user
+    wanted = gitlab.user or chosen.user
+    if chosen.user not in ("", wanted):
+        log.warn(f"user {chosen.user!r} of the job is not used: this runner is configured for {wanted!r}")
+    if wanted and gitlab.allowed_users and wanted not in gitlab.allowed_users:
+        raise UserError(f"user {wanted!r} is not allowed on this runner", f"allowed: {', '.join(gitlab.allowed_users)}")
+    return wanted

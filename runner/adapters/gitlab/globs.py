@@ -15,7 +15,7 @@ def matches(pattern: str, name: str) -> bool:
 
 
 def _matches_plain(pattern: str, name: str) -> bool:
-    """Match a pattern without braces, directory by directory; `reached` are the numbers of directories that the pattern may have used up."""
+    """Match a pattern without braces, directory by directory; `reached` are the counts of directories that the pattern may use up."""
     names = name.split("/")
     reached = {0}
     for wanted in pattern.split("/"):

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 
 def text(program: str, *, config: str = "") -> str:
-    """Return the lines for one [[runners]] entry, with `program` (an absolute path) as driver and, where one is named, its configuration."""
+    """Return the lines for one [[runners]] entry, with `program` (an absolute path) as driver and the configuration that is named."""
     options = ["--config", config] if config else []
 
     def arguments(verb: str) -> str:

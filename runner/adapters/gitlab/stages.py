@@ -4,8 +4,8 @@ BUILD, HELPER = "build", "helper"
 
 _HELPER_STAGES = frozenset(
     (
-        "prepare_script", "get_sources", "clear_worktree", "restore_cache", "download_artifacts", "archive_cache", "archive_cache_on_failure",
-        "upload_artifacts_on_success", "upload_artifacts_on_failure", "cleanup_file_variables",
+        "prepare_script", "get_sources", "clear_worktree", "restore_cache", "download_artifacts", "archive_cache",
+        "archive_cache_on_failure", "upload_artifacts_on_success", "upload_artifacts_on_failure", "cleanup_file_variables",
     )
 )  # fmt: skip
 

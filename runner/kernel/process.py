@@ -33,8 +33,10 @@ class Failed(OSError):
 
     def __init__(self, completed: Completed) -> None:
         how = f"exited with {completed.returncode}" if completed.returncode >= 0 else f"killed by signal {-completed.returncode}"
-        words = completed.stderr.decode(errors="replace").strip().splitlines()
-        super().__init__(errno.EIO, f"{os.path.basename(completed.argv[0])} {how}: {words[-1] if words else 'no message'}")
+        lines = completed.stderr.decode(errors="replace").strip().splitlines()
+        # ip and nft end with where in their input they were, not with what was wrong
+        words = next((line for line in lines if "error:" in line.lower()), lines[-1] if lines else "no message")
+        super().__init__(errno.EIO, f"{os.path.basename(completed.argv[0])} {how}: {words}")
         self.completed = completed
 
 

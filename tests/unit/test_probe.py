@@ -225,8 +225,7 @@ def test_user_attributes_are_tried_on_the_file_system_itself(tmp_path: Path) -> 
 
 
 def test_free_bytes_are_those_of_an_ordinary_account(tmp_path: Path) -> None:
-    found = os.statvfs(tmp_path)
-    assert 0 < probe.free_bytes(str(tmp_path)) <= found.f_blocks * found.f_frsize
+    assert abs(probe.free_bytes(str(tmp_path)) - shutil.disk_usage(tmp_path).free) < 1024**3  # others write meanwhile
     assert probe.free_bytes("/proc") == 0
 
 

@@ -4,9 +4,9 @@ import json
 from collections.abc import Mapping
 
 
-def text(program: str, *, config: str = "") -> str:
-    """Return the lines for one [[runners]] entry, with `program` (an absolute path) as driver and the configuration that is named."""
-    options = ["--config", config] if config else []
+def text(program: str, *, config: str = "", state_dir: str = "") -> str:
+    """Return the lines for one [[runners]] entry, with `program` (an absolute path) as driver and the places that are named."""
+    options = [*(["--config", config] if config else []), *(["--state-dir", state_dir] if state_dir else [])]
 
     def arguments(verb: str) -> str:
         return json.dumps([*options, "gitlab", verb])
@@ -44,5 +44,5 @@ def text(program: str, *, config: str = "") -> str:
 
 def main(program: str, environ: Mapping[str, str]) -> int:
     """Print the snippet for the dockless that is running."""
-    print(text(program, config=environ.get("DOCKLESS_CONFIG", "")), end="")
+    print(text(program, config=environ.get("DOCKLESS_CONFIG", ""), state_dir=environ.get("DOCKLESS_STATE", "")), end="")
     return 0

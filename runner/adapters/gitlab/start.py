@@ -13,5 +13,9 @@ def surroundings(environ: Mapping[str, str]) -> Surroundings:
     before = accounts.current()
     settings = config_file.load(config_cache.locate(environ, home=before.home if before.uid else ""))
     account = privileges.drop(settings.account)
-    root = settings.state_dir or paths.state_directory(account.home, privileges.home_environ(account, environ))
+    root = (
+        environ.get("DOCKLESS_STATE", "")
+        or settings.state_dir
+        or paths.state_directory(account.home, privileges.home_environ(account, environ))
+    )
     return Surroundings(layout.open_store(root), settings, account)

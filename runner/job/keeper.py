@@ -247,10 +247,11 @@ def pin(namespace: str, path: str) -> None:
     syscalls.mount(namespace, path, "", syscalls.MS_BIND)
 
 
-def enter(keeper: Keeper) -> None:
+def enter(keeper: Keeper) -> int:
     """Move this process into the job: its namespaces, as root of the keeper's user namespace. Children are in its PID namespace.
 
-    Raises InfraError when the keeper has ended. The caller must be single-threaded.
+    Returns a pidfd of the keeper, which is out of sight from inside. The caller must be single-threaded.
+    Raises InfraError when the keeper has ended.
     """
     try:
         fd = process.open_pidfd(keeper.pid, keeper.started)
@@ -262,11 +263,11 @@ def enter(keeper: Keeper) -> None:
     try:
         syscalls.setns(fd, syscalls.CLONE_NEWUSER | NAMESPACES | syscalls.CLONE_NEWNET)
     except ProcessLookupError as e:
-        raise errors.InfraError("job environment is gone: its keeper has just ended") from e
-    finally:
         os.close(fd)
+        raise errors.InfraError("job environment is gone: its keeper has just ended") from e
     userns.become_root()
     os.chdir("/")
+    return fd
 
 
 def call(keeper: Keeper, function: Callable[[], Any]) -> Any:

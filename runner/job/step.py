@@ -47,12 +47,12 @@ def run(state: JobState, request: Request) -> Outcome:
     began = time.monotonic()
     container = state.container(request.container)
     cgroup = _Cgroup(container.cgroup)
-    keeper.enter(state.keeper)
+    keeper_fd = keeper.enter(state.keeper)
     end_leftovers(container.name)
     step_id = f"{container.name}.{os.getpid()}"
     bundle = f"{paths.RUN}/c/{container.name}/{step_id}"
     argv = write_bundle(bundle, container, request)
-    outcome = _supervise(bundle, step_id, request, cgroup)
+    outcome = _supervise(bundle, step_id, request, cgroup, keeper_fd)
     failed = crun.failure(bundle, argv) if outcome.exit_code else None
     files.remove_tree(bundle)
     if failed:
@@ -151,8 +151,8 @@ def _become_crun(path: str, argv: list[str], request: Request, cgroup: _Cgroup) 
         os._exit(126)
 
 
-def _supervise(bundle: str, step_id: str, request: Request, cgroup: _Cgroup) -> Outcome:
-    """Start the step and wait for its end, passing signals on meanwhile."""
+def _supervise(bundle: str, step_id: str, request: Request, cgroup: _Cgroup, keeper_fd: int) -> Outcome:
+    """Start the step and wait for its end, passing signals on meanwhile. InfraError when the keeper ended, and so the step."""
     received: list[int] = []
 
     def note(number: int, _frame: FrameType | None) -> None:
@@ -172,6 +172,11 @@ def _supervise(bundle: str, step_id: str, request: Request, cgroup: _Cgroup) -> 
         os.close(wake_r)
         os.close(wake_w)
     code = os.waitstatus_to_exitcode(status)
+    # a script's own death is crun's exit code; what kills crun itself is the end of the job's PID namespace, which is over in a moment
+    if code < 0 and process.wait_pidfd(keeper_fd, 1.0):
+        raise errors.InfraError(
+            "job environment is gone: its keeper ended under this step", "was the machine out of memory, or the job cleaned up?"
+        )
     stop = next((number for number in received if number in _STOP_SIGNALS), 0)
     return Outcome(exit_code=code if code >= 0 else 128 - code, signal=stop if request.stops else 0)
 

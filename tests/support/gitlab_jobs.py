@@ -67,6 +67,7 @@ class GitLab:
         try:
             ended = attempt.prepare()
             assert ended.failure is None, text_of(attempt)
+            assert attempt.job_env["DOCKLESS_STATE_DIR"] == str(self.engine.state)
             yield attempt
         finally:
             attempt.cleanup()

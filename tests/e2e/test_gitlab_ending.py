@@ -1,0 +1,214 @@
+"""How a GitLab job ends: cancelled, killed, cleaned up twice or not at all; whatever happens, nothing of it is left."""
+
+import os
+import signal
+import subprocess
+
+import pytest
+
+from runner import paths
+from runner.job import state
+from tests.support.engine import Engine, processes_of, wait_until
+from tests.support.gitlab_attempt import Attempt
+from tests.support.gitlab_calls import Kill
+from tests.support.gitlab_jobs import GitLab, job, output, start_until, text_of
+from tests.support.gitlab_replay import Replay, when_logged
+
+
+def _keeper_of(engine: Engine) -> int:
+    store = paths.Store(str(engine.state))
+    found = [job_state for job_state, _ in state.every(store)]
+    assert len(found) == 1
+    return found[0].keeper.pid
+
+
+def _cleanup(gitlab: GitLab, more: dict[str, str]) -> "subprocess.CompletedProcess[str]":
+    environment = {**gitlab.environment(), **more}
+    return subprocess.run(gitlab.driver()["cleanup"], env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+
+# 4: SIGTERM
+
+
+def test_cancelled_script_is_told_and_after_script_finds_its_environment(gitlab: GitLab) -> None:
+    replays: list[Replay] = []
+    child = """sh -c 'trap "echo child was told; exit 0" TERM; echo rea""dy; while :; do sleep 0.1; done'"""
+    payload = job(["echo kept > /etc/of-the-job", child], after_script=["cat /etc/of-the-job; ps -e -o args"])
+    replays.append(gitlab.replay(payload, log=when_logged("ready", lambda: replays[0].cancel())))
+    result = replays[0].run()
+    log = result.log.decode()
+    assert (result.status, result.failure_reason) == ("canceled", "job_canceled")
+    assert "child was told" in log
+    assert "kept" in log.partition("Running after script...")[2]
+    assert "while :" not in log.partition("Running after script...")[2].partition("ps -e -o args")[2].partition("\n")[2]
+    assert {code for phase, _, code in result.timeline if phase == "after_script"} == {0}
+    assert gitlab.engine.leftovers() == []
+
+
+def test_every_process_of_a_cancelled_stage_is_told(gitlab: GitLab) -> None:
+    listen = """sh -c 'trap "echo told $0; touch /tmp/$0; exit 0" TERM; echo up $0; while :; do sleep 0.1; done'"""
+    wait = "until test -e /tmp/one -a -e /tmp/two; do sleep 0.1; done; exit 0"
+    last = f"""sh -c 'trap "{wait}" TERM; echo up three; while :; do sleep 0.1; done'"""
+    with gitlab.prepared() as attempt:
+        call = start_until(attempt, "up three", f"{listen} one & setsid {listen} two & {last}")
+        assert wait_until(lambda: "up one" in text_of(attempt) and "up two" in text_of(attempt))
+        call.signal_group(signal.SIGTERM)
+        ended = attempt.finish("build_script", call)
+        shown = text_of(attempt)
+    assert ended.returncode == 1
+    assert [f"told {name}\n" in shown for name in ("one", "two")] == [True, True]
+
+
+def test_script_that_does_not_listen_is_killed_after_a_grace(gitlab: GitLab) -> None:
+    deaf = "trap '' TERM; echo ready; while :; do sleep 0.1; done"
+    with gitlab.prepared() as attempt:
+        call = start_until(attempt, "ready", deaf)
+        call.signal_group(signal.SIGTERM)
+        assert call.ended(30)
+        assert attempt.finish("build_script", call).failure is not None
+        assert output(attempt, "echo still here", stage="after_script") == "still here\n"
+
+
+def test_timeout_of_the_job_leaves_nothing(gitlab: GitLab) -> None:
+    result = gitlab.play(job("sleep 60", timeout=5, services=[{"name": "toolbox", "command": ["sleep", "60"]}]))
+    assert (result.status, result.failure_reason) == ("failed", "job_execution_timeout")
+
+
+# 5: SIGKILL
+
+
+def _kill_and_give_up(attempt: Attempt, *, grace_s: float) -> None:
+    """Kill the driver under a running script, as the runner does that has waited long enough."""
+    call = start_until(attempt, "ready", "setsid sleep 4711 & echo ready; sleep 4711")
+    attempt.build.context.cancel()
+    call.signal_group(signal.SIGKILL)
+    call.wait(attempt.build.context, Kill(grace_s, grace_s), "")
+
+
+def test_cleanup_after_a_killed_driver_removes_everything(gitlab: GitLab) -> None:
+    payload = job(services=[{"name": "toolbox", "command": ["sleep", "4712"]}])
+    gitlab.configure(gitlab={"wait_for_services_timeout": -1})
+    with gitlab.prepared(payload) as attempt:
+        _kill_and_give_up(attempt, grace_s=0.1)
+        assert processes_of(gitlab.engine.state)
+        attempt.cleanup()
+        assert gitlab.engine.leftovers() == []
+
+
+def test_stage_after_a_killed_driver_ends_what_it_left(gitlab: GitLab) -> None:
+    with gitlab.prepared() as attempt:
+        call = start_until(attempt, "ready", "echo ready; echo kept > /etc/of-the-job; exec sleep 4711")
+        call.signal_group(signal.SIGKILL)
+        second = gitlab.replay(attempt.build.payload).attempt()
+        second.temp_dir, second.job_env = attempt.temp_dir, attempt.job_env
+        shown = output(second, "ps -e -o args; cat /etc/of-the-job", stage="after_script")
+        assert call.ended(10)
+    assert "4711" not in shown
+    assert "kept" in shown
+
+
+@pytest.mark.parametrize("mark", ["Using dockless executor", "Waiting for services"])
+def test_killed_prepare_leaves_only_files_which_cleanup_removes(gitlab: GitLab, mark: str) -> None:
+    service = {"name": "toolbox", "command": ["sleep", "4712"], "variables": [{"key": "HEALTHCHECK_TCP_PORT", "value": "1"}]}
+    attempt = gitlab.replay(job(services=[service])).attempt()
+    call = attempt.start_prepare()
+    assert not isinstance(call, tuple)
+    assert wait_until(lambda: mark in text_of(attempt), 30)
+    call.signal_group(signal.SIGKILL)
+    assert attempt.finish("prepare", call).returncode == -signal.SIGKILL
+    attempt.cleanup()
+    assert gitlab.engine.leftovers() == []
+
+
+# 6: clean-up without anything
+
+
+def test_cleanup_without_directory_and_job_is_content(gitlab: GitLab) -> None:
+    result = _cleanup(gitlab, {"TMPDIR": "", "JOB_RESPONSE_FILE": "", "BUILD_EXIT_CODE_FILE": ""})
+    assert (result.returncode, result.stdout) == (0, "")
+
+
+def test_cleanup_of_a_job_that_never_was_is_content(gitlab: GitLab) -> None:
+    result = _cleanup(gitlab, {"TMPDIR": "", "JOB_RESPONSE_FILE": "", "DOCKLESS_JOB": "gitlab-1-00000000"})
+    assert (result.returncode, result.stdout) == (0, "")
+
+
+def test_cleanup_can_be_repeated(gitlab: GitLab) -> None:
+    with gitlab.prepared() as attempt:
+        job_env = dict(attempt.job_env)
+    assert _cleanup(gitlab, job_env).returncode == 0
+    assert gitlab.engine.leftovers() == []
+
+
+def test_cleanup_of_one_attempt_leaves_another_job_alone(gitlab: GitLab) -> None:
+    with gitlab.prepared(job(project=7)) as staying:
+        with gitlab.prepared(job(project=8)):
+            pass
+        assert output(staying, "echo still here") == "still here\n"
+
+
+# 7: descriptors
+
+
+def test_prepare_returns_while_services_run(gitlab: GitLab) -> None:
+    gitlab.configure(gitlab={"wait_for_services_timeout": -1})
+    services = [{"name": "toolbox", "alias": name, "command": ["sh", "-c", "echo out; echo err >&2; sleep 4712"]} for name in ("a", "b")]
+    attempt = gitlab.replay(job(services=services)).attempt()
+    call = attempt.start_prepare()
+    assert not isinstance(call, tuple)
+    assert call.ended(30)
+    assert attempt.finish("prepare", call).returncode == 0
+    assert processes_of(gitlab.engine.state)
+    attempt.cleanup()
+
+
+# a job whose keeper is gone, and a job that is there twice
+
+
+def test_keeper_that_dies_under_a_running_step_is_a_system_failure(gitlab: GitLab) -> None:
+    with gitlab.prepared() as attempt:
+        call = start_until(attempt, "ready", "echo ready; sleep 60")
+        os.kill(_keeper_of(gitlab.engine), signal.SIGKILL)
+        ended = attempt.finish("build_script", call)
+        shown = text_of(attempt)
+    assert ended.returncode == 2
+    assert "job environment is gone" in shown
+
+
+def test_stage_without_a_keeper_is_a_system_failure(gitlab: GitLab) -> None:
+    with gitlab.prepared() as attempt:
+        os.kill(_keeper_of(gitlab.engine), signal.SIGKILL)
+        assert wait_until(lambda: not processes_of(gitlab.engine.state))
+        ended = attempt.stage("build_script", "true")
+        shown = text_of(attempt)
+    assert ended.returncode == 2
+    assert "job environment is gone" in shown
+
+
+def test_second_start_of_a_running_job_is_refused(gitlab: GitLab) -> None:
+    payload = job(id=4711)
+    with gitlab.prepared(payload) as first:
+        second = gitlab.replay(payload).attempt()
+        ended = second.prepare()
+        second.cleanup()
+        assert ended.returncode == 2
+        assert "job 4711 is already running on this machine" in text_of(second)
+        assert output(first, "echo still here") == "still here\n"
+
+
+def test_same_number_at_another_gitlab_is_another_job(gitlab: GitLab) -> None:
+    elsewhere = {"repo_url": "https://gitlab-ci-token:t@other.invalid/group/project.git"}
+    with gitlab.prepared(job(id=4711)), gitlab.prepared(job(id=4711, git_info=elsewhere)) as second:
+        assert output(second, "echo here") == "here\n"
+
+
+# 17: a runner that was killed
+
+
+def test_next_job_removes_what_a_dead_machine_left(gitlab: GitLab) -> None:
+    attempt = gitlab.replay(job(services=[{"name": "toolbox", "command": ["sleep", "4712"]}])).attempt()
+    gitlab.configure(gitlab={"wait_for_services_timeout": -1})
+    assert attempt.prepare().failure is None
+    os.kill(_keeper_of(gitlab.engine), signal.SIGKILL)
+    assert gitlab.engine.jobs()
+    gitlab.play(job())

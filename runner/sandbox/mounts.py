@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from runner import errors
 from runner.model import VolumeSpec
@@ -40,18 +40,18 @@ def parse_all(texts: Iterable[str], *, state_dir: str, cwd: str) -> tuple[Volume
     return tuple(found.values())
 
 
-def parse(text: str, *, state_dir: str, cwd: str) -> VolumeSpec:
+def parse(text: str, *, state_dir: str, cwd: str, place: Callable[[str], str] = str) -> VolumeSpec:
     """Parse SRC:DST[:MODE], NAME:DST[:MODE] or DST[:MODE]. UserError says what is wrong with which text.
 
     A SRC with a slash is a path of the host (relative ones, to `cwd`, start with a dot), one without is a volume that outlives the job;
-    DST alone is a volume that ends with it.
+    DST alone is a volume that ends with it. `place` makes the path in the container of DST as written: nothing that it puts in is parsed.
     """
-    source, target, mode = _split(text)
-    target = check_target(target, text)
+    source, target, mode = split(text)
+    target = check_target(place(target), text)
     read_only = _is_read_only(mode, text)
     if not source:
         return VolumeSpec(target, "job", volume_name(target), read_only)
-    if source in (".", "..") or source.startswith(("/", "./", "../")):
+    if is_host_path(source):
         return VolumeSpec(target, "bind", check_source(os.path.join(cwd, source), text, state_dir=state_dir), read_only)
     if "/" in source:
         raise _bad(text, "a relative path of the host starts with ./")
@@ -61,8 +61,13 @@ def parse(text: str, *, state_dir: str, cwd: str) -> VolumeSpec:
         raise _bad(text, "the name of a volume has letters, digits, '_', '.', '+' and '-' only") from e
 
 
-def _split(text: str) -> tuple[str, str, str]:
-    """Return source ("" for none), target and mode ("" for none)."""
+def is_host_path(source: str) -> bool:
+    """Tell whether the source of a volume is a path of the host and not a name."""
+    return source in (".", "..") or source.startswith(("/", "./", "../"))
+
+
+def split(text: str) -> tuple[str, str, str]:
+    """Return source ("" for none), target and mode ("" for none), all as written. UserError if it is not a volume at all."""
     fields = text.split(":")
     if not text.isprintable() or len(fields) > 3 or (len(fields) > 1 and not fields[0]):
         raise _bad(text, "it is not SOURCE:TARGET[:ro]")
@@ -87,12 +92,14 @@ def check_target(target: str, text: str) -> str:
     """Return the normalised path inside the container; UserError if it is relative, the root, or the kernel's."""
     if not target.startswith("/"):
         raise _bad(text, "the target is not an absolute path")
+    if not target.isprintable():
+        raise _bad(text, "the target has characters that cannot be printed")
     if ".." in target.split("/"):
         raise _bad(text, "the target has '..' in it")
     normal = "/" + "/".join(part for part in target.split("/") if part not in ("", "."))
     if normal == "/":
         raise _bad(text, "the target is the container's root")
-    if any(_is_within(normal, parent) for parent in _TARGET_REFUSED):
+    if any(is_within(normal, parent) for parent in _TARGET_REFUSED):
         raise _bad(text, f"{normal} belongs to the kernel")
     return normal
 
@@ -118,12 +125,12 @@ def refusal(real: str, *, state_dir: str) -> str:
     """Return why a real path of the host may not be shown in a container, "" if it may. `state_dir` is a real path as well."""
     if real == "/":
         return "the host's root would be open to the container"
-    if any(_is_within(real, parent) for parent in _HOST_ALLOWED):
+    if any(is_within(real, parent) for parent in _HOST_ALLOWED):
         return ""
     for parent, reason in _HOST_REFUSED:
-        if _is_within(real, parent):
+        if is_within(real, parent):
             return f"{real} is not for containers: {reason}"
-    if _is_within(real, state_dir) or _is_within(state_dir, real):
+    if is_within(real, state_dir) or is_within(state_dir, real):
         return f"the state of dockless ({state_dir}) would be open to the container"
     return ""
 
@@ -144,7 +151,8 @@ def _spelled(character: str) -> str:
     return {"/": "+", "-": "--"}.get(character, f"-{ord(character):x}-")
 
 
-def _is_within(path: str, parent: str) -> bool:
+def is_within(path: str, parent: str) -> bool:
+    """Tell whether a normalised path is `parent` or lies below it."""
     return path == parent or path.startswith(parent.rstrip("/") + "/")
 
 

@@ -6,21 +6,23 @@ import sys
 from collections.abc import Mapping
 
 from runner import __version__
-from runner.adapters.gitlab import environment, start
+from runner.adapters.gitlab import environment, start, volumes
 
 
 def main(arguments: list[str], environ: Mapping[str, str]) -> int:
     """Print the answer to config_exec (executors/custom/api/config.go). Raises RunnerErrors."""
     around = start.surroundings(environ)
     gitlab = around.settings.gitlab
+    job_variables = environment.variables(environ)
     answer = {
         "driver": {"name": "dockless", "version": __version__},
         "builds_dir": gitlab.builds_dir,
         "cache_dir": gitlab.cache_dir,
-        "builds_dir_is_shared": False,
+        # then the runner gives every job that runs side by side with others a directory of its own
+        "builds_dir_is_shared": volumes.builds_are_shared(around.settings, job_variables),
         # the runner hands these to the later verbs, where no job variable can change them
         "job_env": {
-            environment.JOB: job_key(environment.variables(environ)),
+            environment.JOB: job_key(job_variables),
             environment.STATE_DIR: around.store.root,
             environment.ACCOUNT: around.account.name,
         },

@@ -16,15 +16,18 @@ def plan(
 ) -> tuple[VolumeSpec, ...]:
     """Return the volumes that helper, build and service containers all get. UserError for an entry that cannot be used."""
     gitlab = settings.gitlab
-    suffix = "-protected" if is_protected(job) else ""
-    found = []
-    for entry in gitlab.volumes:
-        found.append(_entry(expand(entry, job_variables), suffix, settings, state_dir=state_dir, project_dir=project_dir))
-    builds = gitlab.builds_dir.rstrip("/")
-    if all(volume.target != builds for volume in found):
+
+    def place(target: str) -> str:
+        # the target only: a job's variable must not be able to name a path of the host
+        expanded = expand(target, job_variables)
+        return expanded if expanded.startswith("/") or not expanded else f"{project_dir}/{expanded}"
+
+    found = [_kept(mounts.parse(text, state_dir=state_dir, cwd="/", place=place), job, settings) for text in gitlab.volumes]
+    builds = mounts.check_target(gitlab.builds_dir, gitlab.builds_dir)
+    if not any(volume.target == builds or _holds_builds(volume.kind == "bind", volume.target, builds) for volume in found):
         # fetch works on what the last job left; everything else starts from nothing and ends with the job
-        reuse = (job.variable("GIT_STRATEGY") or "fetch") == "fetch"
-        found.append(VolumeSpec(builds, "build-user", _reusable(builds, suffix)) if reuse else VolumeSpec(builds, "job", "builds"))
+        volume = VolumeSpec(builds, "job", "builds")
+        found.append(_kept(volume, job, settings) if _fetches(job, job_variables) else volume)
     targets = [volume.target for volume in found]
     for target in targets:
         if targets.count(target) > 1:
@@ -32,17 +35,36 @@ def plan(
     return tuple(found)
 
 
-def _entry(text: str, suffix: str, settings: config.Settings, *, state_dir: str, project_dir: str) -> VolumeSpec:
-    if ":" in text:
-        return mounts.parse(text, state_dir=state_dir, cwd="/")
-    target = mounts.check_target(text if text.startswith("/") else f"{project_dir}/{text}", text)
-    if settings.gitlab.disable_cache:
-        return VolumeSpec(target, "job", mounts.volume_name(target))
-    return VolumeSpec(target, "build-user", _reusable(target, suffix))
+def _kept(volume: VolumeSpec, job: payload.Job, settings: config.Settings) -> VolumeSpec:
+    """Let a volume that was given no source outlive the job, for jobs of the same project, unless caches are disabled."""
+    if volume.kind != "job" or settings.gitlab.disable_cache:
+        return volume
+    digest = hashlib.md5(volume.target.encode(), usedforsecurity=False).hexdigest()
+    # the build user may be shared by several projects, caches are not
+    name = f"cache-{job.project_id}-{digest}{'-protected' if is_protected(job) else ''}"
+    return volume._replace(kind="build-user", source=name)
 
 
-def _reusable(target: str, suffix: str) -> str:
-    return f"cache-{hashlib.md5(target.encode(), usedforsecurity=False).hexdigest()}{suffix}"
+def _fetches(job: payload.Job, job_variables: Mapping[str, str]) -> bool:
+    strategy = job_variables.get("GIT_STRATEGY", "")
+    return strategy == "fetch" or (strategy not in ("clone", "none", "empty") and job.allow_git_fetch)
+
+
+def builds_are_shared(settings: config.Settings, job_variables: Mapping[str, str]) -> bool:
+    """Tell whether the builds directory lies on a directory of the host, where jobs that run side by side would meet."""
+    builds = mounts.check_target(settings.gitlab.builds_dir, settings.gitlab.builds_dir)
+    for text in settings.gitlab.volumes:
+        try:
+            source, target, _ = mounts.split(text)
+            if _holds_builds(mounts.is_host_path(source), mounts.check_target(expand(target, job_variables), text), builds):
+                return True
+        except UserError:
+            continue  # below the project, or wrong: preparing says so
+    return False
+
+
+def _holds_builds(is_host_path: bool, target: str, builds: str) -> bool:
+    return is_host_path and mounts.is_within(builds, target)
 
 
 def is_protected(job: payload.Job) -> bool:

@@ -9,7 +9,7 @@ def text(program: str, *, config: str = "", state_dir: str = "") -> str:
     options = [*(["--config", config] if config else []), *(["--state-dir", state_dir] if state_dir else [])]
 
     def arguments(verb: str) -> str:
-        return json.dumps([*options, "gitlab", verb])
+        return f"[{', '.join(_quoted(word) for word in (*options, 'gitlab', verb))}]"
 
     return f"""# one entry of /etc/gitlab-runner/config.toml; url, token and name are your own
 [[runners]]
@@ -25,21 +25,26 @@ def text(program: str, *, config: str = "", state_dir: str = "") -> str:
   [runners.custom_build_dir]
     enabled = true
   [runners.custom]
-    config_exec = {json.dumps(program)}
+    config_exec = {_quoted(program)}
     config_args = {arguments("config")}
     config_exec_timeout = 30
-    prepare_exec = {json.dumps(program)}
+    prepare_exec = {_quoted(program)}
     prepare_args = {arguments("prepare")}
     prepare_exec_timeout = 1800
-    run_exec = {json.dumps(program)}
+    run_exec = {_quoted(program)}
     run_args = {arguments("run")}
-    cleanup_exec = {json.dumps(program)}
+    cleanup_exec = {_quoted(program)}
     cleanup_args = {arguments("cleanup")}
     cleanup_exec_timeout = 300
     # the build waits five minutes at most after an abort; its default for this is ten
     graceful_kill_timeout = 60
     force_kill_timeout = 20
 """
+
+
+def _quoted(text: str) -> str:
+    """Return a basic string of TOML, which is JSON's but for surrogate pairs and DEL."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def main(program: str, environ: Mapping[str, str]) -> int:

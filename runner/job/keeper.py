@@ -267,6 +267,7 @@ def enter(keeper: Keeper) -> int:
         raise errors.InfraError("job environment is gone: its keeper has just ended") from e
     userns.become_root()
     os.chdir("/")
+    os.umask(0o022)  # what the caller keeps to itself, the containers' ids could not enter
     return fd
 
 

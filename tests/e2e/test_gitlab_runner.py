@@ -23,7 +23,7 @@ needs_binary = pytest.mark.skipif(gitlab_runner.BINARY is None, reason="there is
 JOB_S = 90
 
 
-class GitLab:
+class Live:
     """A coordinator, and a runner with one entry: this working tree's dockless over the engine's store."""
 
     def __init__(self, engine: Engine, coordinator: Coordinator, url: str) -> None:
@@ -50,11 +50,11 @@ class GitLab:
 
 
 @pytest.fixture
-def gitlab(engine: Engine) -> Iterator[GitLab]:
+def live(engine: Engine) -> Iterator[Live]:
     coordinator = Coordinator()
     # jobs upload their artifacts to it themselves
     with coordinator.running(address=gitlab_runner.outward_address()) as url:
-        yield GitLab(engine, coordinator, url)
+        yield Live(engine, coordinator, url)
 
 
 def _payload(*script: str, **changes: Any) -> dict[str, Any]:
@@ -71,63 +71,63 @@ def _zip(**files: bytes) -> bytes:
 
 
 @needs_binary
-def test_script_succeeds_under_the_real_runner(gitlab: GitLab) -> None:
-    job = gitlab.play(_payload('echo "hello from $(id -u) in $CI_PROJECT_DIR"'))
+def test_script_succeeds_under_the_real_runner(live: Live) -> None:
+    job = live.play(_payload('echo "hello from $(id -u) in $CI_PROJECT_DIR"'))
     assert (job.status, job.failure_reason, job.exit_code) == ("success", "", 0), job.log()
     assert "Using Custom executor with driver dockless" in job.log()
     assert "hello from 0 in /builds/group/project" in job.log()
 
 
 @needs_binary
-def test_exit_code_of_the_script_arrives_at_gitlab(gitlab: GitLab) -> None:
-    job = gitlab.play(_payload("echo before", "exit 7", "echo never"))
+def test_exit_code_of_the_script_arrives_at_gitlab(live: Live) -> None:
+    job = live.play(_payload("echo before", "exit 7", "echo never"))
     assert (job.status, job.failure_reason, job.exit_code) == ("failed", "script_failure", 7), job.log()
     assert "\nnever" not in job.log()
 
 
 @needs_binary
-def test_image_that_does_not_exist_fails_the_job_at_the_first_attempt(gitlab: GitLab) -> None:
-    job = gitlab.play({**_payload("true"), "image": {"name": "oci:/no/such/layout"}})
+def test_image_that_does_not_exist_fails_the_job_at_the_first_attempt(live: Live) -> None:
+    job = live.play({**_payload("true"), "image": {"name": "oci:/no/such/layout"}})
     assert (job.status, job.failure_reason) == ("failed", "script_failure"), job.log()
     assert "Will be retried" not in job.log()
 
 
 @needs_binary
-def test_service_answers_by_its_alias(gitlab: GitLab) -> None:
+def test_service_answers_by_its_alias(live: Live) -> None:
     command = ["redis-server", "--bind", "0.0.0.0", "--protected-mode", "no", "--save", ""]
     service = {
         "name": "toolbox", "alias": "cache", "command": command, "variables": [{"key": "HEALTHCHECK_TCP_PORT", "value": "6379"}],
     }  # fmt: skip
-    job = gitlab.play(_payload("redis-cli -h cache set k from-the-job", "redis-cli -h cache get k", services=[service]))
+    job = live.play(_payload("redis-cli -h cache set k from-the-job", "redis-cli -h cache get k", services=[service]))
     assert job.status == "success", job.log()
     assert "\nfrom-the-job" in job.log()
 
 
 @needs_binary
-def test_cancelled_script_still_gets_its_after_script(gitlab: GitLab) -> None:
+def test_cancelled_script_still_gets_its_after_script(live: Live) -> None:
     # the runner learns of the cancel from the answer to a piece of log
     payload = _payload(
         "touch kept; while :; do echo tick; sleep 0.5; done", after_script=["test -e kept && echo tidied up after $CI_JOB_STATUS"]
     )
-    job = gitlab.coordinator.offer(payload)
-    with gitlab.runner() as process:
+    job = live.coordinator.offer(payload)
+    with live.runner() as process:
         assert wait_until(lambda: "\ntick" in job.log(), JOB_S), f"{process.output}\n{job.log()}"
-        gitlab.coordinator.cancel(job)
+        live.coordinator.cancel(job)
         assert process.wait(JOB_S) == 0, process.output
     assert job.status == "failed", job.log()
     assert "tidied up after canceled" in job.log()
 
 
 @needs_binary
-def test_artifacts_go_from_one_job_to_the_next(gitlab: GitLab) -> None:
+def test_artifacts_go_from_one_job_to_the_next(live: Live) -> None:
     archive = {"paths": ["out/"], "when": "on_success", "artifact_type": "archive", "artifact_format": "zip", "expire_in": "1 day"}
-    made = gitlab.play(_payload("mkdir -p out", "echo built > out/result", artifacts=[archive]))
+    made = live.play(_payload("mkdir -p out", "echo built > out/result", artifacts=[archive]))
     assert made.status == "success", made.log()
     assert [artifact.query["artifact_type"] for artifact in made.artifacts] == ["archive"], made.log()
     with zipfile.ZipFile(io.BytesIO(made.artifacts[0].content)) as content:
         assert content.read("out/result") == b"built\n"
     needed = {"id": made.id, "token": made.token, "name": "build", "artifacts_file": {"filename": "artifacts.zip", "size": 1}}
-    taken = gitlab.play(_payload("cat out/result", dependencies=[needed]))
+    taken = live.play(_payload("cat out/result", dependencies=[needed]))
     assert taken.status == "success", taken.log()
     assert "\nbuilt" in taken.log()
 

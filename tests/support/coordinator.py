@@ -135,6 +135,13 @@ class Coordinator:
             self._jobs[job.id] = job
         return job
 
+    def take(self, payload: dict[str, Any]) -> Job:
+        """Add a job that is running already, for tests that play only its helper's requests."""
+        job = self.offer(payload)
+        with self._lock:
+            job.status = "running"
+        return job
+
     def finish_with_artifact(self, payload: dict[str, Any], *, filename: str, content: bytes) -> Job:
         """Add a job that ended before, for others to depend on."""
         job = self.offer(payload)

@@ -28,7 +28,7 @@ class Images(NamedTuple):
 class Network(NamedTuple):
     """`network:`: the job's own network."""
 
-    subnet: str = "10.99.0.0/16"  # IPv4, /16 … /24; the last /24 is the uplink's
+    subnet: str = "10.99.0.0/16"  # IPv4, /16 … /23; the last /24 is the uplink's
     mtu: int = 0  # 0: that of the host's default route
     dns: tuple[str, ...] = ()  # empty: the host's resolver
 

@@ -1,12 +1,11 @@
 """Finding and reading the configuration: YAML -> config.Settings, every problem named with its key and a hint."""
 
 import difflib
+import ipaddress
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import yaml
-
-from runner import config, model, quantities
+from runner import config, config_yaml, model, quantities
 from runner.errors import UserError
 from runner.kernel import files
 
@@ -22,13 +21,7 @@ def load(path: str) -> config.Settings:
         raw = files.read(path, limit_bytes=4 * 1024**2)
     except OSError as e:
         raise UserError(f"configuration {path} cannot be read: {e.strerror}", "check the path and its permissions") from e
-    try:
-        value = yaml.safe_load(raw)
-    except yaml.YAMLError as e:
-        mark = getattr(e, "problem_mark", None)
-        place = f" (line {mark.line + 1})" if mark else ""
-        raise UserError(f"configuration {path} is not YAML{place}: {getattr(e, 'problem', None) or e}", "check the indentation") from e
-    return parse(value, path)
+    return parse(config_yaml.decode(raw, path), path)
 
 
 def parse(value: Any, where: str) -> config.Settings:
@@ -47,8 +40,8 @@ def parse(value: Any, where: str) -> config.Settings:
         registries=_registries(top.table("registries")),
         network=config.Network(
             subnet=network.text("subnet", "10.99.0.0/16"),
-            mtu=network.integer("mtu", 0, low=0, high=65521),
-            dns=network.texts("dns"),
+            mtu=_mtu(network),
+            dns=tuple(_address(network, "dns", server) for server in network.texts("dns")),
         ),
         limits=_limits(top.table("limits")),
         service_limits=_limits(top.table("service_limits")),
@@ -77,8 +70,38 @@ def _gitlab(table: "_Table") -> config.GitLab:
         disable_cache=table.flag("disable_cache"),
         disable_entrypoint_overwrite=table.flag("disable_entrypoint_overwrite"),
         hostname=table.text("hostname", ""),
-        extra_hosts=table.texts("extra_hosts"),
+        extra_hosts=_extra_hosts(table),
     )
+
+
+def _extra_hosts(table: "_Table") -> tuple[str, ...]:
+    entries = table.texts("extra_hosts")
+    for entry in entries:
+        name, _, address = entry.partition(":")
+        if not name or not name.replace("-", "").replace(".", "").replace("_", "").isalnum() or not name.isascii():
+            raise UserError(f"configuration {table.where}extra_hosts: {_shown(entry)} begins with no host name", "write NAME:IP")
+        _address(table, "extra_hosts", address)
+    return entries
+
+
+def _mtu(table: "_Table") -> int:
+    mtu = table.integer("mtu", 0, low=0, high=65521)
+    if 0 < mtu < 576:  # the least that IPv4 may rely on
+        raise UserError(f"configuration {table.where}mtu: {mtu} is out of range", "it is 0, or between 576 and 65521")
+    return mtu
+
+
+def _address(table: "_Table", key: str, text: str) -> str:
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError as e:
+        raise UserError(f"configuration {table.where}{key}: {_shown(text)} is no IP address", "write one such as 192.0.2.1") from e
+
+
+def _shown(value: Any) -> str:
+    """Return a value as it may stand in a message."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:79]}…"
 
 
 def _service(table: "_Table") -> config.ServiceSettings:
@@ -88,12 +111,18 @@ def _service(table: "_Table") -> config.ServiceSettings:
         alias=table.text("alias", ""),
         entrypoint=table.texts("entrypoint"),
         command=table.texts("command"),
-        environment=tuple((key, str(value)) for key, value in environment.items()),
+        environment=tuple((key, _variable(table, key, value)) for key, value in environment.items()),
     )
-    if not service.name:
-        raise UserError(f"configuration {table.where}: name is missing", "write the image of the service as its name")
     table.refuse_unknown()
+    if not service.name:
+        raise UserError(f"configuration {table.where}name is missing", "write the image of the service as its name")
     return service
+
+
+def _variable(table: "_Table", key: str, value: Any) -> str:
+    if not isinstance(value, (str, int, float)) or isinstance(value, bool):
+        raise UserError(f"configuration {table.where}environment.{key}: {_shown(value)} is not a text", "put it in quotes")
+    return str(value)
 
 
 def _registries(table: "_Table") -> tuple[tuple[str, config.Registry], ...]:
@@ -124,14 +153,16 @@ def _policies(table: "_Table", key: str) -> tuple[str, ...]:
     policies = table.texts(key)
     for policy in policies:
         if policy not in _POLICIES:
-            raise UserError(f"configuration {table.where}{key}: {policy!r} is no pull policy", f"there are {', '.join(_POLICIES)}")
+            raise UserError(f"configuration {table.where}{key}: {_shown(policy)} is no pull policy", f"there are {', '.join(_POLICIES)}")
     return policies
 
 
 def _absolute(table: "_Table", key: str) -> str:
     path = table.text(key, "")
-    if path and not path.startswith("/"):
-        raise UserError(f"configuration {table.where}{key}: {path!r} is not an absolute path", "begin it with a slash")
+    if path and (not path.startswith("/") or not path.isprintable()):
+        raise UserError(f"configuration {table.where}{key}: {_shown(path)} is not an absolute path", "begin it with a slash")
+    if path and not path.strip("/"):
+        raise UserError(f"configuration {table.where}{key}: it cannot be the root directory", "name a directory in it")
     return path.rstrip("/")
 
 
@@ -153,7 +184,7 @@ class _Table:
         if value is None:
             return default
         if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-            raise UserError(f"configuration {self.where}{key}: {value!r} is not {expected}", "see docs/configuration.md")
+            raise UserError(f"configuration {self.where}{key}: {_shown(value)} is not {expected}", "see docs/configuration.md")
         return value
 
     def text(self, key: str, default: str) -> str:
@@ -175,7 +206,7 @@ class _Table:
         """Return one of the choices, the first when absent."""
         value = self.text(key, choices[0])
         if value not in choices:
-            raise UserError(f"configuration {self.where}{key}: {value!r} is not known", f"choose one of {', '.join(choices)}")
+            raise UserError(f"configuration {self.where}{key}: {_shown(value)} is not known", f"choose one of {', '.join(choices)}")
         return value
 
     def texts(self, key: str, default: tuple[str, ...] = ()) -> tuple[str, ...]:
@@ -184,7 +215,7 @@ class _Table:
         items: list[Any] = [value] if isinstance(value, str) else value
         for item in items:
             if not isinstance(item, (str, int)) or isinstance(item, bool):
-                raise UserError(f"configuration {self.where}{key}: {item!r} is not a text", "put it in quotes")
+                raise UserError(f"configuration {self.where}{key}: {_shown(item)} is not a text", "put it in quotes")
         return tuple(str(item) for item in items)
 
     def convert(self, key: str, function: Callable[[str], _T], default: _T) -> _T:
@@ -195,7 +226,7 @@ class _Table:
         try:
             return function(str(value))
         except ValueError as e:
-            raise UserError(f"configuration {self.where}{key}: {value!r} cannot be used", str(e)) from e
+            raise UserError(f"configuration {self.where}{key}: {_shown(value)} cannot be used", str(e)) from e
 
     def mapping(self, key: str) -> dict[str, Any]:
         """Return a table whose keys are free."""
@@ -221,4 +252,5 @@ class _Table:
             if key not in self._known:
                 near = difflib.get_close_matches(key, self._known, 1)
                 hint = f"did you mean {self._prefix}{near[0]}?" if near else f"known keys: {', '.join(sorted(self._known))}"
-                raise UserError(f"configuration {self._file}: {self._prefix}{key} is not a setting", hint)
+                shown = key if key.isprintable() and len(key) <= 80 else _shown(key)
+                raise UserError(f"configuration {self._file}: {self._prefix}{shown} is not a setting", hint)

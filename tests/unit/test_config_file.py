@@ -1,0 +1,323 @@
+"""The configuration file: what it means, and one sentence with a way out for everything that it cannot mean."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runner import config, config_file, errors
+from runner.config import GitLab, Images, Network, Registry, ServiceSettings, Settings
+from runner.model import Limits
+
+Load = Callable[[str | bytes], Settings]
+Refuse = Callable[[str | bytes], errors.UserError]
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Load:
+    def write_and_load(text: str | bytes) -> Settings:
+        path = tmp_path / "config.yaml"
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return config_file.load(str(path))
+
+    return write_and_load
+
+
+@pytest.fixture
+def refuse(load: Load, tmp_path: Path) -> Refuse:
+    def error_of(text: str | bytes) -> errors.UserError:
+        with pytest.raises(errors.UserError) as caught:
+            load(text)
+        error = caught.value
+        assert error.message.startswith(f"configuration {tmp_path}/config.yaml")
+        assert error.message.isprintable() and len(error.message) < len(str(tmp_path)) + 250
+        assert error.hint.isprintable() and error.hint
+        error.message = error.message.removeprefix(f"configuration {tmp_path}/config.yaml").removeprefix(": ")
+        return error
+
+    return error_of
+
+
+@pytest.mark.parametrize("text", ["", "{}", "# nothing\n", "---\n", "images:\n", "images: {}\ngitlab:\nlimits: ~\n"])
+def test_what_is_not_written_is_the_default(load: Load, text: str) -> None:
+    assert load(text) == Settings()
+
+
+def test_no_file_is_the_defaults() -> None:
+    assert config_file.load("") == Settings()
+
+
+def test_every_setting_is_understood(load: Load) -> None:
+    assert load("""
+account: ci
+state_dir: /srv/dockless/
+images:
+  default: debian:12
+  allowed: ["debian:*", 7]
+  pull_policy: [always, if-not-present]
+  allowed_pull_policies: never
+registries:
+  docker.io: {mirrors: ["https://mirror.example"], ca_file: /etc/ca.pem}
+  "registry.example:5000": {plain_http: true}
+network: {subnet: 10.1.0.0/20, mtu: 1400, dns: [192.0.2.1, "2001:db8::1"]}
+limits: {memory: 512m, cpus: 1.5, pids: 100}
+service_limits: {memory: 1024}
+gitlab:
+  trust_domain: namespace
+  builds_dir: /b
+  cache_dir: /c
+  helper_image: helper
+  runner_binary: /opt/gitlab-runner
+  user: app
+  allowed_users: [app]
+  allowed_services: ["redis:*"]
+  services_limit: 3
+  services:
+    - {name: "redis:7", alias: cache, entrypoint: run, command: [a, b], environment: {A: "1", B: 2}}
+  wait_for_services_timeout: -1
+  volumes: [/cache, /x]
+  disable_cache: true
+  disable_entrypoint_overwrite: true
+  hostname: build
+  extra_hosts: ["db:192.0.2.7", "db6:2001:db8::7"]
+""") == Settings(
+        account="ci",
+        state_dir="/srv/dockless",
+        images=Images("debian:12", ("debian:*", "7"), ("always", "if-not-present"), ("never",)),
+        registries=(
+            ("docker.io", Registry(("https://mirror.example",), False, "/etc/ca.pem")),
+            ("registry.example:5000", Registry(plain_http=True)),
+        ),
+        network=Network("10.1.0.0/20", 1400, ("192.0.2.1", "2001:db8::1")),
+        limits=Limits(512 * 1024**2, 1.5, 100),
+        service_limits=Limits(memory=1024),
+        gitlab=GitLab(
+            trust_domain="namespace",
+            builds_dir="/b",
+            cache_dir="/c",
+            helper_image="helper",
+            runner_binary="/opt/gitlab-runner",
+            user="app",
+            allowed_users=("app",),
+            allowed_services=("redis:*",),
+            services_limit=3,
+            services=(ServiceSettings("redis:7", "cache", ("run",), ("a", "b"), (("A", "1"), ("B", "2"))),),
+            wait_for_services_timeout=-1,
+            volumes=("/cache", "/x"),
+            disable_cache=True,
+            disable_entrypoint_overwrite=True,
+            hostname="build",
+            extra_hosts=("db:192.0.2.7", "db6:2001:db8::7"),
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "nearest"),
+    [
+        ("imagse: {}", "imagse", "images"),
+        ("state-dir: /x", "state-dir", "state_dir"),
+        ("images: {pul_policy: never}", "images.pul_policy", "images.pull_policy"),
+        ("network: {sub_net: x}", "network.sub_net", "network.subnet"),
+        ("limits: {memroy: 1m}", "limits.memroy", "limits.memory"),
+        ("service_limits: {cpu: 1}", "service_limits.cpu", "service_limits.cpus"),
+        ("registries: {docker.io: {mirors: []}}", "registries.docker.io.mirors", "registries.docker.io.mirrors"),
+        ("gitlab: {volume: []}", "gitlab.volume", "gitlab.volumes"),
+        ("gitlab: {services: [{nmae: redis}]}", "gitlab.services[0].nmae", "gitlab.services[0].name"),
+        ("gitlab: {services: [{name: a}, {name: b, comand: c}]}", "gitlab.services[1].comand", "gitlab.services[1].command"),
+    ],
+)
+def test_misspelt_key_is_refused_with_the_nearest(refuse: Refuse, text: str, key: str, nearest: str) -> None:
+    error = refuse(text)
+    assert error.message == f"{key} is not a setting"
+    assert error.hint == f"did you mean {nearest}?"
+
+
+@pytest.mark.parametrize("text", ["zzz: 1", "1: 2", "true: 2", "~: 1", "? 2020-01-01\n: 1"])
+def test_key_that_is_near_nothing_is_refused_with_all_that_there_are(refuse: Refuse, text: str) -> None:
+    error = refuse(text)
+    assert error.message.endswith(" is not a setting")
+    assert error.hint == "known keys: account, gitlab, images, limits, network, registries, service_limits, state_dir"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("images: []", "images: [] is not a table of keys"),
+        ("images: text", "images: 'text' is not a table of keys"),
+        ("images: {default: true}", "images.default: True is not a text"),
+        ("images: {default: 1.5}", "images.default: 1.5 is not a text"),
+        ("images: {default: [a]}", "images.default: ['a'] is not a text"),
+        ("images: {allowed: {a: 1}}", "images.allowed: {'a': 1} is not a list of texts"),
+        ("images: {allowed: [true]}", "images.allowed: True is not a text"),
+        ("images: {allowed: [~]}", "images.allowed: None is not a text"),
+        ("images: {allowed: [[a]]}", "images.allowed: ['a'] is not a text"),
+        ("limits: {memory: true}", "limits.memory: True is not a size or number"),
+        ("limits: {pids: 1.5}", "limits.pids: 1.5 is not a whole number"),
+        ("limits: {pids: '5'}", "limits.pids: '5' is not a whole number"),
+        ("gitlab: {disable_cache: 1}", "gitlab.disable_cache: 1 is not true or false"),
+        ("gitlab: {disable_cache: 'yes'}", "gitlab.disable_cache: 'yes' is not true or false"),
+        ("gitlab: {services: {name: x}}", "gitlab.services: {'name': 'x'} is not a list"),
+        ("gitlab: {services: [x]}", "gitlab.services[0] is not a table of keys"),
+        ("gitlab: {services: [{name: x, environment: [A]}]}", "gitlab.services[0].environment: ['A'] is not a table of keys"),
+        ("gitlab: {services: [{name: x, environment: {A: ~}}]}", "gitlab.services[0].environment.A: None is not a text"),
+        ("gitlab: {services: [{name: x, environment: {A: on}}]}", "gitlab.services[0].environment.A: True is not a text"),
+        ("gitlab: {services: [{name: x, environment: {A: [1]}}]}", "gitlab.services[0].environment.A: [1] is not a text"),
+        ("registries: {docker.io: x}", "registries.docker.io: 'x' is not a table of keys"),
+        ("registries: [docker.io]", "registries: ['docker.io'] is not a table of keys"),
+    ],
+)
+def test_wrong_type_is_refused_with_the_key_and_the_value(refuse: Refuse, text: str, message: str) -> None:
+    assert refuse(text).message == message
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "hint"),
+    [
+        ("images: {pull_policy: sometimes}", "images.pull_policy: 'sometimes' is no pull policy", "always, if-not-present, never"),
+        ("images: {allowed_pull_policies: ['']}", "images.allowed_pull_policies: '' is no pull policy", "always, if-not-present, never"),
+        ("gitlab: {trust_domain: user}", "gitlab.trust_domain: 'user' is not known", "project, namespace, runner"),
+        ("gitlab: {services_limit: 251}", "gitlab.services_limit: 251 is out of range", "between 0 and 250"),
+        ("gitlab: {wait_for_services_timeout: -2}", "gitlab.wait_for_services_timeout: -2 is out of range", "between -1 and 3600"),
+        ("gitlab: {services: [{alias: x}]}", "gitlab.services[0].name is missing", "the image"),
+        ("gitlab: {builds_dir: builds}", "gitlab.builds_dir: 'builds' is not an absolute path", "slash"),
+        ("gitlab: {extra_hosts: [db]}", "gitlab.extra_hosts: '' is no IP address", "192.0.2.1"),
+        ("gitlab: {extra_hosts: ['db:host']}", "gitlab.extra_hosts: 'host' is no IP address", "192.0.2.1"),
+        ("gitlab: {extra_hosts: ['a b:192.0.2.1']}", "gitlab.extra_hosts: 'a b:192.0.2.1' begins with no host name", "NAME:IP"),
+        ("state_dir: ~/x", "state_dir: '~/x' is not an absolute path", "slash"),
+        ('state_dir: "/a\\0b"', "state_dir: '/a\\x00b' is not an absolute path", "slash"),
+        ("state_dir: //", "state_dir: it cannot be the root directory", "in it"),
+        ("registries: {a: {ca_file: ca.pem}}", "registries.a.ca_file: 'ca.pem' is not an absolute path", "slash"),
+        ("network: {mtu: 65522}", "network.mtu: 65522 is out of range", "between 0 and 65521"),
+        ("network: {mtu: -1}", "network.mtu: -1 is out of range", "between 0 and 65521"),
+        ("network: {mtu: 20}", "network.mtu: 20 is out of range", "576"),
+        ("network: {dns: [dns.example]}", "network.dns: 'dns.example' is no IP address", "192.0.2.1"),
+        ('network: {dns: ["192.0.2.1\\noptions x"]}', "network.dns: '192.0.2.1\\noptions x' is no IP address", "192.0.2.1"),
+        ("limits: {memory: 512x}", "limits.memory: '512x' cannot be used", "512m"),
+        ("limits: {memory: 0}", "limits.memory: 0 cannot be used", "512m"),
+        ("limits: {memory: .inf}", "limits.memory: inf cannot be used", "512m"),
+        ("limits: {cpus: many}", "limits.cpus: 'many' cannot be used", "1.5"),
+        ("limits: {cpus: .nan}", "limits.cpus: nan cannot be used", "1.5"),
+        ("limits: {pids: -1}", "limits.pids: -1 is out of range", "4194304"),
+    ],
+)
+def test_bad_value_is_refused_with_what_it_can_be(refuse: Refuse, text: str, message: str, hint: str) -> None:
+    error = refuse(text)
+    assert error.message == message
+    assert hint in error.hint
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "line"),
+    [
+        ("account: a\naccount: b\n", "account", 2),
+        ("images:\n  default: a\n  allowed: []\n  default: b\n", "default", 4),
+        ("images: {}\n\n\nimages: {}\n", "images", 4),
+        ("registries:\n  docker.io: {}\n  'docker.io': {}\n", "docker.io", 3),
+        ("gitlab: {services: [{name: a, name: b}]}", "name", 1),
+    ],
+)
+def test_key_that_stands_twice_is_refused(refuse: Refuse, text: str, key: str, line: int) -> None:
+    assert refuse(text).message == f" is not YAML (line {line}): {key} stands there twice"
+
+
+@pytest.mark.parametrize("text", ["[]", "text", "7", "true", "- images", "2020-01-01"])
+def test_document_that_is_no_table_is_refused(refuse: Refuse, text: str) -> None:
+    assert refuse(text).message == "the document is not a table of keys"
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("a: b: c", "(line 1)"), ("images:\n\tdefault: x", "(line 2)"), ('account: "', "(line 1)"), ("{", "(line 1)"), ("%", "(line 1)"),
+        ("account: *gone", "(line 1)"), ("{}\n---\n{}\n", "(line 2)"), ("images: {default: x}\n default: y", "(line 2)"),
+        ("<<: 1", "(line 1)"),
+        ("account: !!python/object/apply:os.system [x]", "(line 1)"), ("images: !mine {}", "(line 1)"), ("account: !!binary z", "(line 1)"),
+        ("? [a]\n: b", "(line 1)"), ("account: 2020-13-45", "month must be"), ("\0", "byte 0"),
+        (b"account: \xe9", "byte 9"), (b"\xff\xfe\xfa", "byte"),
+    ],
+)  # fmt: skip
+def test_what_is_not_yaml_is_refused_with_its_place(refuse: Refuse, text: str | bytes, place: str) -> None:
+    assert place in refuse(text).message
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 5000, "{a: " * 3000, "- " * 5000, "images: &a\n  default: *a\n", "account: " + "x" * 1024**2 + "\nx: 1"]
+)
+def test_odd_shapes_are_refused_in_one_sentence(refuse: Refuse, text: str) -> None:
+    refuse(text)
+
+
+def bomb(use: str, item: str) -> str:
+    """Return ten lines of which each names the one before nine times."""
+    lines = [f"b0: &b0 {item}"]
+    lines += [f"b{number}: &b{number} {use.format(alias=', '.join([f'*b{number - 1}'] * 9))}" for number in range(1, 10)]
+    return "\n".join(lines)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("text", [bomb("[{alias}]", "[x, x]"), bomb("{{<<: [{alias}]}}", "{k: v}")])
+def test_aliases_cannot_multiply(refuse: Refuse, text: str) -> None:
+    assert "there is too much of it" in refuse(f"{text}\nimages: {{default: *b9}}").message
+
+
+def test_aliases_and_merges_of_an_ordinary_size_work(load: Load) -> None:
+    found = load("limits: &l {memory: 1g, pids: 5}\nservice_limits: {<<: *l, memory: 2g}\n")
+    assert (found.limits, found.service_limits) == (Limits(1024**3, 0, 5), Limits(2 * 1024**3, 0, 5))
+
+
+def test_file_without_end_is_refused(refuse: Refuse) -> None:
+    assert refuse("#" * (4 * 1024**2 + 1)).message == " cannot be read: File too large"
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize("kind", ["missing", "directory", "fifo", "device", "closed", "below a file"])
+def test_file_that_is_no_file_is_refused(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "config.yaml"
+    if kind == "directory":
+        path.mkdir()
+    elif kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind == "closed":
+        path.touch(mode=0)
+    elif kind == "below a file":
+        path.touch()
+        path = path / "config.yaml"
+    with pytest.raises(errors.UserError, match="cannot be read: ") as caught:
+        config_file.load(str(path))
+    assert caught.value.hint == "check the path and its permissions"
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.dates(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+KEYS = st.sampled_from([*config.Settings._fields, *config.GitLab._fields, *config.Images._fields, *config.Network._fields, *Limits._fields])
+
+
+@given(st.dictionaries(KEYS, VALUES | st.dictionaries(KEYS, VALUES, max_size=4), max_size=4))
+def test_whatever_is_written_is_understood_or_refused(value: dict[str, object]) -> None:
+    try:
+        found = config_file.parse(value, "file")
+    except errors.UserError as e:
+        assert e.message.startswith("configuration file: ")
+        assert len(e.message) < 200
+        return
+    assert found.gitlab.builds_dir.startswith("/")
+    assert found.network.mtu == 0 or found.network.mtu >= 576
+
+
+@given(st.binary(max_size=60) | st.text("[]{}:,&*!|>-?#'\" \n\tabc<", max_size=60).map(str.encode))
+def test_whatever_bytes_there_are_the_answer_is_a_sentence(tmp_path_factory: pytest.TempPathFactory, raw: bytes) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.yaml"
+    path.write_bytes(raw)
+    try:
+        config_file.load(str(path))
+    except errors.UserError as e:
+        assert "\n" not in e.message

@@ -30,7 +30,12 @@ def load(capabilities: Sequence[str], *, path: str = PROFILE) -> dict[str, Any]:
     except (OSError, ValueError) as e:
         raise errors.InfraError(f"seccomp profile {path} cannot be read: {e}", "install golang-github-containers-common again") from e
     uname = os.uname()
-    return resolve(profile, capabilities=capabilities, machine=uname.machine, kernel=uname.release)
+    try:
+        return resolve(profile, capabilities=capabilities, machine=uname.machine, kernel=uname.release)
+    except (KeyError, TypeError, ValueError, AttributeError) as e:
+        raise errors.InfraError(
+            f"seccomp profile {path} cannot be read: it is not one of containers-common", "install golang-github-containers-common again"
+        ) from e
 
 
 def resolve(profile: dict[str, Any], *, capabilities: Sequence[str], machine: str, kernel: str) -> dict[str, Any]:

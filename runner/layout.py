@@ -14,7 +14,7 @@ def open_store(root: str) -> paths.Store:
     """
     store = paths.Store(root)
     try:
-        found = files.read(store.format, limit_bytes=64).decode().strip()
+        found = files.read(store.format, limit_bytes=64).decode(errors="backslashreplace").strip()
     except FileNotFoundError:
         _make(store)
         return store

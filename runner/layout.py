@@ -8,7 +8,7 @@ from runner.kernel import files
 
 
 def open_store(root: str) -> paths.Store:
-    """Return the store at `root`, made if it does not exist: private directories and the number of the layout. Idempotent, safe side by side.
+    """Return the store at `root`, made if there is none: private directories and the number of the layout. Idempotent, safe side by side.
 
     UserError if it belongs to somebody else or has another format; InfraError if it cannot be made. One stat when all is well.
     """

@@ -33,10 +33,11 @@ def open_store(root: str) -> paths.Store:
 def _make(store: paths.Store) -> None:
     try:
         os.makedirs(os.path.dirname(store.root), 0o755, exist_ok=True)
-        for directory in store.directories():
-            files.make_directory(directory)
+        files.make_directory(store.root)
         if os.stat(store.root).st_uid != os.geteuid():
             raise UserError(f"state directory {store.root} belongs to another account", "name one with --state-dir")
+        for directory in store.directories():
+            files.make_directory(directory)
         # last, so that a half-made store is made again
         files.write_atomic(store.format, f"{paths.FORMAT}\n".encode())
     except OSError as e:

@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from runner import errors, layout, paths
+from runner.kernel import accounts, userns
+from runner.model import BuildUser
+from runner.sandbox import build_users
 
 
 def content(root: Path) -> list[str]:
@@ -92,9 +95,16 @@ def test_store_that_cannot_be_made_is_refused_with_its_reason(root: str) -> None
     assert "--state-dir" in caught.value.hint
 
 
-def test_directory_of_another_account_is_no_place_for_a_store() -> None:
-    with pytest.raises(errors.RunnerError, match="state directory /usr "):
-        layout.open_store("/usr")
+def test_directory_of_another_account_is_no_place_for_a_store(tmp_path: Path) -> None:
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    foreign.chmod(0o777)
+    account = accounts.current()
+    id_map = BuildUser("test", 0, *build_users.available(account)[0]).keeper_map(account)
+    userns.call(id_map, lambda: os.chown(foreign, 1, 1))
+    with pytest.raises(errors.UserError, match="belongs to another account"):
+        layout.open_store(str(foreign))
+    assert content(tmp_path) == ["foreign"]
 
 
 def test_store_is_made_by_several_at_once(tmp_path: Path) -> None:

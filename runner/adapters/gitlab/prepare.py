@@ -174,6 +174,8 @@ def _hostname(job: payload.Job, configured: str, job_variables: Mapping[str, str
 def _helper(around: Surroundings, env: tuple[tuple[str, str], ...], hostname: str, shared: tuple[VolumeSpec, ...]) -> ContainerSpec:
     """Return the container of the stages that gitlab-runner writes: root, no entrypoint, git and gitlab-runner at hand."""
     settings = around.settings
+    # the image's own PATH: a job that sets one means its script, and would hide the tools
+    env = tuple(pair for pair in env if pair[0] != "PATH")
     own: tuple[VolumeSpec, ...] = ()
     if settings.gitlab.helper_image == "toolbox":
         binary = _runner_binary(settings.gitlab.runner_binary)

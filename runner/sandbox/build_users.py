@@ -13,12 +13,17 @@ SUBUID, SUBGID = "/etc/subuid", "/etc/subgid"
 
 
 def slices(uids: tuple[Range, ...], gids: tuple[Range, ...]) -> list[tuple[int, int]]:
-    """Cut both lists of ranges into slices of 65,536 ids, in order, and pair them: (first uid, first gid)."""
+    """Cut both lists of ranges into slices of 65,536 ids, in order, and pair them: (first uid, first gid). No id is in two slices."""
     return list(zip(_cut(uids), _cut(gids), strict=False))
 
 
 def _cut(ranges: tuple[Range, ...]) -> list[int]:
-    return [r.start + i * IDS_PER_BUILD_USER for r in ranges for i in range(r.count // IDS_PER_BUILD_USER)]
+    found: list[int] = []
+    for granted in ranges:
+        starts = range(granted.start, granted.start + granted.count - IDS_PER_BUILD_USER + 1, IDS_PER_BUILD_USER)
+        # /etc/subuid may grant the same ids twice
+        found += [start for start in starts if all(abs(start - other) >= IDS_PER_BUILD_USER for other in found)]
+    return found
 
 
 def available(account: Account) -> list[tuple[int, int]]:
@@ -80,9 +85,14 @@ def _read(store: paths.Store) -> dict[str, int]:
         return {}
     except ValueError as e:
         raise errors.InfraError(f"{store.build_users} is damaged: {e}", "restore it: it says who owns which files of the store") from e
-    if not isinstance(value, dict) or not all(isinstance(number, int) and number >= 0 for number in value.values()):
+    if not isinstance(value, dict) or not _are_leases(list(value.values())):
         raise errors.InfraError(f"{store.build_users} is damaged", "restore it: it says who owns which files of the store")
     return value
+
+
+def _are_leases(numbers: list[object]) -> bool:
+    """Tell whether these are numbers of slices, each leased once."""
+    return all(type(number) is int and number >= 0 for number in numbers) and len(set(numbers)) == len(numbers)
 
 
 def _mend(account: Account) -> str:

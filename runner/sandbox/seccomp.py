@@ -85,7 +85,7 @@ def _version(text: str) -> tuple[int, int]:
 
 
 def compiled_name(capabilities: Sequence[str], *, crun: str, path: str = PROFILE) -> str:
-    """Name the compiled form of the profile for `capabilities`: another profile, crun or kernel gives another name. OSError if one is missing."""
+    """Name the compiled form of the profile for `capabilities`: another profile, crun or kernel gives another name. OSError without one."""
     known = sorted(capabilities)
     bits = 0
     for character in " ".join(known).encode():

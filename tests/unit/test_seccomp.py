@@ -122,8 +122,11 @@ def test_a_missing_profile_names_its_package(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "[]", "7", "null", "{}", '{"defaultAction": "x"}', '{"defaultAction": "x", "syscalls": [7]}', '{"defaultAction": "x", "syscalls": [{}]}',
-     '{"defaultAction": "x", "syscalls": [{"names": ["x"], "action": "y", "includes": {"minKernel": "new"}}]}'],
+    [
+        "", "{", "[]", "7", "null", "{}", '{"defaultAction": "x"}', '{"defaultAction": "x", "syscalls": [7]}',
+        '{"defaultAction": "x", "syscalls": [{}]}',
+        '{"defaultAction": "x", "syscalls": [{"names": ["x"], "action": "y", "includes": {"minKernel": "new"}}]}',
+    ],
 )  # fmt: skip
 def test_a_damaged_profile_is_said_to_be_damaged(tmp_path: Path, text: str) -> None:
     (tmp_path / "seccomp.json").write_text(text)

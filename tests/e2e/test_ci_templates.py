@@ -2,20 +2,23 @@
 
 import io
 import json
+import re
 import tarfile
 import tomllib
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from runner.adapters.gitlab import snippet
-from tests.support import artifact_client, pipelines
+from tests.support import artifact_client, images, pipelines
 from tests.support.coordinator import Coordinator
 from tests.support.engine import TREE
 from tests.support.gitlab_jobs import GitLab
 from tests.support.gitlab_runner import outward_address
+from tests.support.registries import LyingRegistry
 
 TEMPLATES = TREE / "ci-templates/gitlab"
 _PLAIN = {"GIT_STRATEGY": "none"}
@@ -46,6 +49,13 @@ def template(name: str) -> str:
 def test_config_toml_agrees_with_what_dockless_prints() -> None:
     shown = tomllib.loads((TEMPLATES / "config.toml").read_text())
     assert shown["runners"] == tomllib.loads(snippet.text("/usr/local/bin/dockless"))["runners"]
+
+
+def test_readme_names_every_file_and_every_job() -> None:
+    readme = (TEMPLATES / "README.md").read_text()
+    files = [path.name for path in TEMPLATES.iterdir() if path.name != "README.md"]
+    names = {job["job_info"]["name"].partition(":")[0] for path in TEMPLATES.glob("*.yml") for job in pipelines.jobs(path.read_text())}
+    assert [name for name in (*files, *names) if f"`{name}`" not in readme] == []
 
 
 def test_service_template_talks_to_its_service(gitlab: GitLab) -> None:
@@ -96,6 +106,16 @@ _PUSH = {
 }
 
 
+_SUITES = """
+test-matrix:
+  before_script:
+    - mkdir -p ci
+    - echo 'echo "result= unit on $(cat /etc/os-release), $CI_NODE_INDEX of $CI_NODE_TOTAL"' > ci/unit.sh
+    - sed s/unit/integration/ ci/unit.sh > ci/integration.sh
+"""
+_SAID = re.compile(r"^result= (.*)$", re.MULTILINE)
+
+
 @pytest.fixture
 def coordinator() -> Coordinator:
     return Coordinator()
@@ -143,6 +163,13 @@ def test_image_template_makes_an_oci_archive_of_the_dockerfile(gitlab: GitLab, c
     assert members["bin/busybox"][0] == 0
 
 
+def test_image_that_the_template_built_runs_here(gitlab: GitLab, coordinator: Coordinator, url: str, tmp_path: Path) -> None:
+    layout = _built(gitlab, coordinator, url, tmp_path, BUILD_OPTIONS="--build-arg WORD=care")
+    assert gitlab.engine.run("run", "--image", f"oci:{layout}").out == "made with care\n"
+    shown = gitlab.engine.run("run", "--image", f"oci:{layout}", "--", "busybox", "sh", "-c", "echo $COLOUR $(busybox id -u)")
+    assert shown.out == "green 1000\n"
+
+
 def test_image_template_pushes_with_the_credentials_of_the_job(gitlab: GitLab) -> None:
     (job,) = pipelines.jobs(template("image-build"), including=_PROJECT + _REGISTRY, variables={**_PLAIN, **_PUSH})
     result = gitlab.play(job)
@@ -167,6 +194,28 @@ def test_image_template_fails_with_the_step_that_fails(gitlab: GitLab) -> None:
     assert (result.status, result.failure_reason) == ("failed", "script_failure"), log
     assert "exit status 9" in log
     assert "push image oci-archive" not in log
+
+
+def test_matrix_template_runs_every_suite_on_its_own_image_at_once(gitlab: GitLab) -> None:
+    registry = LyingRegistry()
+    for name, tag in (("debian", "12-slim"), ("ubuntu", "24.04"), ("alpine", "3.20")):
+        distribution = [images.file("etc/os-release", f"ID={name}\n".encode())]
+        registry.add(images.build_image([images.busybox_layer(), distribution], {}), f"library/{name}", tag)
+    payloads = pipelines.jobs(template("matrix"), including=_SUITES, variables=_PLAIN)
+    with registry.running() as (host, _):
+        gitlab.configure(registries={"docker.io": {"mirrors": [f"http://{host}"]}})
+        with ThreadPoolExecutor(3) as runner:
+            replays = [gitlab.replay(payload, concurrent=(place, place)) for place, payload in enumerate(payloads)]
+            results = list(runner.map(lambda replay: replay.run(), replays))
+    logs = [result.log.decode() for result in results]
+    assert [result.status for result in results] == ["success"] * 5, logs
+    assert [_SAID.findall(log) for log in logs] == [
+        ["unit on ID=debian, 1 of 5"],
+        ["integration on ID=debian, 2 of 5"],
+        ["unit on ID=ubuntu, 3 of 5"],
+        ["integration on ID=ubuntu, 4 of 5"],
+        ["unit on ID=alpine, 5 of 5"],
+    ]
 
 
 def _text(content: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:

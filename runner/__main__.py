@@ -78,18 +78,17 @@ def _dispatch(argv: list[str]) -> int:
         from runner.adapters.gitlab import run as gitlab_run
 
         return gitlab_run.main(argv[2:], os.environ)
-    if argv[:1] == ["run"] and "--help" not in _before_command(argv):
-        from runner.cli import run as cli_run
+    if argv[:1] == ["run"]:
+        from runner.cli import run_options
 
-        return cli_run.main(argv[1:], os.environ)
+        if not run_options.wants_help(argv[1:]):
+            from runner.cli import run as cli_run
+
+            return cli_run.main(argv[1:], os.environ)
     from runner.cli import commands
 
     answered = commands.complete()
     return commands.main(argv) if answered is None else answered
-
-
-def _before_command(argv: list[str]) -> list[str]:
-    return argv[: argv.index("--")] if "--" in argv else argv
 
 
 def _gitlab_code(error: errors.RunnerError, argv: list[str]) -> int:

@@ -1,12 +1,14 @@
 """The options of `dockless run`, declared once: for the parser of the hot path, for --help and for shell completion."""
 
 import os
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, TypeVar
 
 from runner import errors, quantities
 from runner.kernel import files
 from runner.model import Limits, RunRequest
+
+_T = TypeVar("_T")
 
 
 class Option(NamedTuple):
@@ -62,25 +64,39 @@ def parse(arguments: list[str], environ: Mapping[str, str]) -> RunRequest:
     return _request(found, tuple(rest), environ)
 
 
+def wants_help(arguments: list[str]) -> bool:
+    """Tell whether --help stands among the options, and not in the container's command."""
+    rest = list(arguments)
+    while rest and rest[0].startswith("-") and rest[0] not in ("-", "--"):
+        word = rest.pop(0)
+        if word == "--help":
+            return True
+        try:
+            _take(word, rest, {})
+        except errors.UserError:
+            return False
+    return False
+
+
 def _take(word: str, rest: list[str], found: dict[str, list[str]]) -> None:
     name, has_value, value = word.partition("=")
     if not word.startswith("--"):
-        name, has_value, value = word[:2], "", word[2:]
-        switches = [_BY_NAME.get(f"-{letter}") for letter in word[1:]]
-        if len(word) > 2 and all(option and not option.value for option in switches):
-            for letter in word[1:]:  # -it
-                _take(f"-{letter}", rest, found)
+        name, value = word[:2], word[2:]
+        switch = _BY_NAME.get(name)
+        if switch and not switch.value and value and not value.startswith("="):
+            found[switch.key()] = ["true"]
+            _take(f"-{value}", rest, found)  # -it, -itv SRC:DST
             return
-        value = value.removeprefix("=")
+        has_value, value = value[:1], value.removeprefix("=")
     option = _BY_NAME.get(name)
     if option is None:
         import difflib  # only who misspelt waits for it
 
         near = difflib.get_close_matches(name, _BY_NAME, 1)
-        raise errors.UserError(f"run: there is no option {name}", f"did you mean {near[0]}?" if near else "dockless run --help")
+        raise errors.UserError(f"run: there is no option {name}", f"did you mean {near[0]}?" if near else "see `dockless run --help`")
     if not option.value:
         if has_value and value not in ("true", "false"):
-            raise errors.UserError(f"run: option {name} takes no value", "dockless run --help")
+            raise errors.UserError(f"run: option {name} takes no value", f"write {name} alone")
         if value != "false":
             found[option.key()] = ["true"]
         return
@@ -126,9 +142,12 @@ def _environment(found: dict[str, list[str]], environ: Mapping[str, str]) -> tup
     for path in found.get("env-file", ()):
         try:
             text = files.read(path, limit_bytes=1024**2).decode()
-        except (OSError, UnicodeDecodeError) as e:
-            raise errors.UserError(f"run: env file {path} cannot be read: {e}", "one NAME=VALUE a line, in UTF-8") from e
-        entries += [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+        except OSError as e:
+            raise errors.UserError(f"run: env file {path} cannot be read: {e.strerror}", "check the path and its permissions") from e
+        except UnicodeDecodeError as e:
+            raise errors.UserError(f"run: env file {path} is not UTF-8", "write one NAME=VALUE a line, in UTF-8") from e
+        lines = [line.lstrip().removesuffix("\r") for line in text.split("\n")]
+        entries += [line for line in lines if line and not line.startswith("#")]
     entries += found.get("env", [])
     result = []
     for entry in entries:
@@ -143,14 +162,16 @@ def _environment(found: dict[str, list[str]], environ: Mapping[str, str]) -> tup
 
 
 def _limits(memory: str, cpus: str, pids: str) -> Limits:
-    limits = Limits()
-    try:
-        if memory:
-            limits = limits._replace(memory=quantities.parse_size(memory))
-        if cpus:
-            limits = limits._replace(cpus=quantities.parse_cpus(cpus))
-        if pids:
-            limits = limits._replace(pids=quantities.parse_count(pids))
-    except ValueError as e:
-        raise errors.UserError(f"run: limit {memory or cpus or pids} cannot be used", str(e)) from e
-    return limits
+    def parsed(option: str, text: str, parse: Callable[[str], _T], none: _T) -> _T:
+        if not text:
+            return none
+        try:
+            return parse(text)
+        except ValueError as e:
+            raise errors.UserError(f"run: {option} {text} cannot be used", str(e)) from e
+
+    return Limits(
+        parsed("--memory", memory, quantities.parse_size, 0),
+        parsed("--cpus", cpus, quantities.parse_cpus, 0.0),
+        parsed("--pids", pids, quantities.parse_count, 0),
+    )

@@ -92,7 +92,8 @@ def _take(word: str, rest: list[str], found: dict[str, list[str]]) -> None:
     if option is None:
         import difflib  # only who misspelt waits for it
 
-        near = difflib.get_close_matches(name, _BY_NAME, 1)
+        begun = [known for known in _BY_NAME if len(name) > 2 and (known.startswith(name) or name.startswith(known))]
+        near = [known for known in begun if len(known) > 2] or difflib.get_close_matches(name, _BY_NAME, 1)
         raise errors.UserError(f"run: there is no option {name}", f"did you mean {near[0]}?" if near else "see `dockless run --help`")
     if not option.value:
         if has_value and value not in ("true", "false"):

@@ -43,7 +43,7 @@ def delegated(*, own: str = "/proc/self/cgroup", mounts: str = "/proc/self/mount
 
 
 def _own_path(own: str) -> str | None:
-    with open(own, encoding="utf-8") as file:
+    with open(own, encoding="utf-8", errors="surrogateescape") as file:
         for line in file:
             if line.startswith("0::"):
                 return line[3:].rstrip("\n")
@@ -51,7 +51,7 @@ def _own_path(own: str) -> str | None:
 
 
 def _mount_point(mounts: str) -> str:
-    with open(mounts, encoding="utf-8") as file:
+    with open(mounts, encoding="utf-8", errors="surrogateescape") as file:
         for line in file:
             fields, _, rest = line.partition(" - ")
             if rest.startswith("cgroup2 "):
@@ -83,17 +83,24 @@ def make_inner(directory: str) -> None:
 def make_leaf(directory: str, *, memory: int, cpus: float, pids: int) -> None:
     """Make a group for processes; limits in bytes, cores and processes, 0 for none. A process killed for memory takes the group with it."""
     os.mkdir(directory, 0o755)
-    if memory:
-        _write(f"{directory}/memory.max", str(memory))
-        _write(f"{directory}/memory.oom.group", "1")
+    for name, text in limits(memory=memory, cpus=cpus, pids=pids):
         try:
-            _write(f"{directory}/memory.swap.max", "0")
+            _write(f"{directory}/{name}", text)
         except FileNotFoundError:
-            pass  # a kernel without swap accounting
+            if name != "memory.swap.max":  # which a kernel without swap accounting lacks
+                raise
+
+
+def limits(*, memory: int, cpus: float, pids: int) -> tuple[tuple[str, str], ...]:
+    """Return which file of a group says what, for limits as `make_leaf` takes them."""
+    found = []
+    if memory:
+        found += [("memory.max", str(memory)), ("memory.oom.group", "1"), ("memory.swap.max", "0")]
     if cpus:
-        _write(f"{directory}/cpu.max", f"{max(1000, int(cpus * 100_000))} 100000")
+        found.append(("cpu.max", f"{max(1000, round(cpus * 100_000))} 100000"))
     if pids:
-        _write(f"{directory}/pids.max", str(pids))
+        found.append(("pids.max", str(pids)))
+    return tuple(found)
 
 
 def _write(path: str, text: str) -> None:
@@ -105,7 +112,10 @@ def _write(path: str, text: str) -> None:
 
 
 def remove(directory: str) -> None:
-    """Remove a group and its leaves after killing what is in them. Idempotent; OSError EBUSY if a process does not end in a second."""
+    """Remove a group and its leaves after killing what is in them. Idempotent; OSError EBUSY if a process does not end in a second.
+
+    A leaf that stays does not keep the others; the first error is raised.
+    """
     try:
         parent = os.open(os.path.dirname(directory), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -122,12 +132,18 @@ def remove_at(parent: int, name: str) -> None:
         group = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=parent)
     except FileNotFoundError:
         return
+    first: OSError | None = None
     try:
         for leaf in os.listdir(group):
-            if stat.S_ISDIR(os.stat(leaf, dir_fd=group, follow_symlinks=False).st_mode):
-                _kill_and_remove(group, leaf)
+            try:
+                if stat.S_ISDIR(os.stat(leaf, dir_fd=group, follow_symlinks=False).st_mode):
+                    _kill_and_remove(group, leaf)
+            except OSError as e:
+                first = first or e
     finally:
         os.close(group)
+    if first:
+        raise first
     _kill_and_remove(parent, name)
 
 

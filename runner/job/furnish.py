@@ -134,7 +134,7 @@ def _furnish_container(plan: Plan, container: Container, *, hosts: str, owner: t
         user = users.resolve(asked.user or config.user, root=root)
         cwd = asked.working_dir or config.working_dir or "/"
         if not cwd.startswith("/"):
-            raise errors.UserError(f"working directory {cwd} is not an absolute path")
+            raise errors.UserError(f"working directory {cwd} is not an absolute path", "begin it with a slash")
         rootfs.make_mount_point(root, cwd, directory=True, owner=owner)
     finally:
         os.close(root)

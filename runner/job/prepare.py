@@ -5,6 +5,7 @@ directories, which the next `gc.reap` removes.
 """
 
 import os
+import re
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -19,6 +20,7 @@ from runner.kernel import files, locks, netlink, userns
 from runner.model import Account, BuildUser, ContainerSpec, IdMap, Image, JobSpec, Volume, VolumeSpec
 from runner.sandbox import build_users, network, uplink
 
+_HOSTNAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,62}[A-Za-z0-9_])?")  # 64: what uname(2) has room for
 Fetch = Callable[[ContainerSpec], Image]
 
 
@@ -38,6 +40,7 @@ def prepare(spec: JobSpec, around: Surroundings, *, fetch: Fetch, facts: dict[st
     Raises RunnerErrors and then leaves nothing behind.
     """
     store = around.store
+    _refuse_odd_names(spec)
     with ExitStack() as stack:
         lock = _take_key(store, spec.key, stack)
         gc.reap(store, around.account, but=spec.key)
@@ -66,6 +69,21 @@ def prepare(spec: JobSpec, around: Surroundings, *, fetch: Fetch, facts: dict[st
             os.close(lock)  # from here on the keeper says that the job is alive; without one, this process does
         stack.pop_all()
     return current
+
+
+def _refuse_odd_names(spec: JobSpec) -> None:
+    """Raise UserError for names that the kernel or the store would choke on later."""
+    try:
+        paths.component(spec.build_user)
+    except ValueError as e:
+        raise errors.UserError(
+            f"build user {spec.build_user[:80]!r} cannot be used", "up to 200 letters, digits, dots, hyphens, plus signs and underscores"
+        ) from e
+    for container in (*spec.containers, *spec.services):
+        if container.hostname and not _HOSTNAME.fullmatch(container.hostname):
+            raise errors.UserError(
+                f"host name {container.hostname[:80]!r} cannot be used", "up to 64 letters, digits, dots, hyphens and underscores"
+            )
 
 
 def _take_key(store: paths.Store, key: str, stack: ExitStack) -> int:

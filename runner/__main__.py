@@ -19,9 +19,9 @@ def main() -> None:
 
 def run(argv: list[str]) -> int:
     """Run one command and return its exit code; errors are printed as a sentence and a hint."""
-    argv = _take_global_options(argv)
-    is_run = argv[:1] == ["run"]
+    words, argv = argv, []
     try:
+        argv = _take_global_options(words)
         return _dispatch(argv)
     except errors.Bug as e:
         log.fail(f"internal error: {e.message}", "this is a bug in dockless: please report it with the output of --debug")
@@ -34,7 +34,7 @@ def run(argv: list[str]) -> int:
             if "exit_code" in vars(e)
             else _gitlab_code(e, argv)
             if argv[:1] == ["gitlab"]
-            else (_ENGINE_FAILED if is_run else e.exit_code)
+            else (_ENGINE_FAILED if argv[:1] == ["run"] else e.exit_code)
         )
     except KeyboardInterrupt:
         code = 130
@@ -49,11 +49,11 @@ def run(argv: list[str]) -> int:
         code = errors.Bug.exit_code
     if argv[:1] == ["gitlab"]:
         return _system_failure()
-    return _ENGINE_FAILED if is_run and code != 130 else code
+    return _ENGINE_FAILED if argv[:1] == ["run"] and code != 130 else code
 
 
 def _take_global_options(argv: list[str]) -> list[str]:
-    """Apply the options that stand before the command; they reach everything through the environment."""
+    """Apply the options that stand before the command; they reach everything through the environment. UserError for an empty path."""
     rest = list(argv)
     while rest and rest[0].startswith("--"):
         name, has_value, value = rest[0].partition("=")
@@ -62,7 +62,10 @@ def _take_global_options(argv: list[str]) -> list[str]:
             rest = rest[1:]
         elif name in ("--config", "--state-dir") and (has_value or len(rest) > 1):
             variable = "DOCKLESS_CONFIG" if name == "--config" else "DOCKLESS_STATE"
-            os.environ[variable] = os.path.abspath(value if has_value else rest[1])
+            path = value if has_value else rest[1]
+            if not path:
+                raise errors.UserError(f"option {name} is empty", "name a path, or leave the option out")
+            os.environ[variable] = os.path.abspath(path)
             rest = rest[1:] if has_value else rest[2:]
         elif name == "--version":
             print(f"dockless {__version__}")

@@ -1,6 +1,5 @@
 """Every command but the hot ones, by click: help texts, completion, and bodies that call the layer below."""
 
-import difflib
 import json
 import os
 import sys
@@ -11,23 +10,10 @@ import click
 
 from runner import __version__, errors
 from runner.cli import gitlab, run_options, show
+from runner.cli.group import Group
 from runner.cli.surroundings import open_all
 
 _CONTEXT = {"help_option_names": ["--help"], "max_content_width": 110}
-
-
-class _Group(click.Group):
-    """A group that names the nearest command when one is misspelt."""
-
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command, or fail with a sentence and a hint."""
-        if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
-            near = difflib.get_close_matches(args[0], self.list_commands(ctx), 1)
-            where = ctx.command_path
-            raise errors.UserError(
-                f"{where}: there is no command {args[0]}", f"did you mean `{where} {near[0]}`?" if near else f"see `{where} --help`"
-            )
-        return super().resolve_command(ctx, args)
 
 
 def main(argv: list[str]) -> int:
@@ -38,15 +24,25 @@ def main(argv: list[str]) -> int:
         click.echo(e.ctx.get_help() if e.ctx else e.format_message())
         return 0
     except click.ClickException as e:
-        context = getattr(e, "ctx", None)
-        hint = f"see `{context.command_path} --help`" if context else "see `dockless --help`"
-        raise errors.UserError(e.format_message().rstrip(".").lower(), hint) from e
+        raise usage_error(e) from e
     except click.exceptions.Abort as e:
         raise KeyboardInterrupt from e
     return result if isinstance(result, int) else 0
 
 
-@click.group(cls=_Group, context_settings=_CONTEXT)
+def usage_error(error: click.ClickException) -> errors.UserError:
+    """Return click's complaint as one sentence, and its suggestion as the hint."""
+    context = getattr(error, "ctx", None)
+    hint = f"see `{context.command_path if context else 'dockless'} --help`"
+    if isinstance(error, click.NoSuchOption):
+        return errors.UserError(
+            f"there is no option {error.option_name}", f"did you mean {error.possibilities[0]}?" if error.possibilities else hint
+        )
+    words = " ".join(error.format_message().split()).rstrip(".").replace(". Choose from:", ": choose from")
+    return errors.UserError(words[:1].lower() + words[1:], hint)
+
+
+@click.group(cls=Group, context_settings=_CONTEXT)
 @click.version_option(__version__, message="dockless %(version)s")
 @click.option(
     "--config", metavar="FILE", help="the configuration file [default: ~/.config/dockless/config.yaml, /etc/dockless/config.yaml]"
@@ -174,7 +170,7 @@ def doctor(as_json: bool, account: str) -> int:
 
 
 @dockless.command()
-@click.argument("shell", type=click.Choice(("bash", "zsh", "fish")))
+@click.argument("shell", type=click.Choice(("bash", "zsh", "fish")), metavar="SHELL")
 def completion(shell: str) -> None:
     """Print the completion script of a shell: eval "$(dockless completion bash)"."""
     from click import shell_completion

@@ -5,8 +5,10 @@ import sys
 
 import click
 
+from runner.cli.group import Group
 
-@click.group("gitlab")
+
+@click.group("gitlab", cls=Group)
 def group() -> None:
     """Be the executor of a GitLab runner (config.toml, [runners.custom])."""
 

@@ -52,6 +52,10 @@ _BY_NAME = {name: option for option in OPTIONS for name in option.names}
 
 def parse(arguments: list[str], environ: Mapping[str, str]) -> RunRequest:
     """Parse the words after `run`. UserError, with the nearest option, for what is not understood."""
+    try:
+        "".join(arguments).encode()
+    except UnicodeEncodeError as e:  # a container's process is described in JSON, which has no other bytes
+        raise errors.UserError("run: an argument is not UTF-8", "pass such bytes by a file or stdin") from e
     found: dict[str, list[str]] = {}
     rest = list(arguments)
     while rest and rest[0].startswith("-") and rest[0] != "-":

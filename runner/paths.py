@@ -135,6 +135,14 @@ def component(name: str) -> str:
     return name
 
 
+def is_job_key(name: str) -> bool:
+    """Tell whether a name found on disk may be that of a job's directory."""
+    try:
+        return bool(_locked_component(name))
+    except ValueError:
+        return False
+
+
 def _locked_component(name: str) -> str:
     """Like `component`, for a name whose lock lies beside it: "x.lock" would be the lock of "x"."""
     if name.endswith(".lock"):

@@ -1,30 +1,38 @@
-"""Collecting what crashes left: jobs whose keeper is dead."""
+"""Collecting what crashes left: jobs whose keeper is dead, or whose owner is."""
 
 import os
 
 from runner import errors, log, paths
 from runner.job import cleanup, state
-from runner.kernel import locks
+from runner.kernel import files, locks
 from runner.model import Account
 
 
 def reap(store: paths.Store, account: Account, *, but: str = "") -> list[str]:
-    """End every job whose keeper is dead and that nobody is making or ending; return their keys. Never blocks, never raises for one job."""
+    """End every job whose keeper or owner is dead and that nobody is making or ending; return their keys. Never blocks, never raises for one job."""
     reaped = []
-    for key in state.keys(store):
+    for key in sorted({*state.keys(store), *state.lock_keys(store)}):
         if key == but:
             continue
-        fd = locks.try_take(store.job_lock(key))
-        if fd is None:
-            continue  # somebody is at it
         try:
-            if _reap_one(store, key, account):
+            if _try_one(store, key, account):
                 reaped.append(key)
-        except errors.RunnerError as e:
+        except (errors.RunnerError, OSError) as e:
             log.warn(f"leftovers of job {key} stay for now: {e}")
-        finally:
-            os.close(fd)
     return reaped
+
+
+def _try_one(store: paths.Store, key: str, account: Account) -> bool:
+    fd = locks.try_take(store.job_lock(key))
+    if fd is None:
+        return False  # somebody is at it
+    try:
+        if os.path.isdir(store.job(key)):
+            return _reap_one(store, key, account)
+        files.remove_tree(store.job_lock(key))  # whoever took it died before there was a job
+        return False
+    finally:
+        os.close(fd)
 
 
 def _reap_one(store: paths.Store, key: str, account: Account) -> bool:
@@ -32,7 +40,7 @@ def _reap_one(store: paths.Store, key: str, account: Account) -> bool:
         current = state.load(store, key)
     except errors.RunnerError:
         current = None
-    if current and current.keeper.pid and current.keeper.is_alive():
+    if current and current.keeper.pid and current.keeper.is_alive() and not state.is_orphaned(current):
         return False
     log.debug(f"removing what is left of job {key}")
     cleanup.end(store, key, current, account)

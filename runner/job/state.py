@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from runner import errors, paths
 from runner.job.keeper import Keeper
-from runner.kernel import files, locks
+from runner.kernel import files, locks, process
 from runner.model import BuildUser
 
 FORMAT = 1
@@ -44,6 +44,7 @@ class JobState(NamedTuple):
     facts: dict[str, Any]
     cgroup: str
     created: float  # seconds since the epoch
+    owner: tuple[int, int] = (0, 0)  # as in JobSpec
 
     def container(self, name: str) -> ContainerState:
         """Return a container's record; Bug if the job has none of that name."""
@@ -74,8 +75,10 @@ def load(store: paths.Store, key: str) -> JobState | None:
         value = files.read_json(store.job_state(key))
     except FileNotFoundError:
         return None
-    except ValueError as e:
-        raise errors.InfraError(f"state of job {key} is damaged: {e}", "end the job, or run `dockless gc`") from e
+    except (OSError, ValueError, RecursionError) as e:
+        raise _damaged(key, e) from e
+    if not isinstance(value, dict):
+        raise _damaged(key, "it is not an object")
     if value.get("format") != FORMAT:
         raise errors.UserError(
             f"state of job {key} has format {value.get('format')}, this version knows {FORMAT}", "let running jobs end before an upgrade"
@@ -83,7 +86,11 @@ def load(store: paths.Store, key: str) -> JobState | None:
     try:
         return _decode(value)
     except (KeyError, TypeError, ValueError) as e:
-        raise errors.InfraError(f"state of job {key} is damaged: {e!r}", "end the job, or run `dockless gc`") from e
+        raise _damaged(key, repr(e)) from e
+
+
+def _damaged(key: str, why: object) -> errors.InfraError:
+    return errors.InfraError(f"state of job {key} is damaged: {why}", "end the job, or run `dockless gc`")
 
 
 def _decode(value: dict[str, Any]) -> JobState:
@@ -102,16 +109,27 @@ def _decode(value: dict[str, Any]) -> JobState:
         facts=value["facts"],
         cgroup=value["cgroup"],
         created=value["created"],
+        owner=(value["owner"][0], value["owner"][1]),
     )
 
 
 def keys(store: paths.Store) -> list[str]:
-    """Return the keys of all jobs that have a directory, dead or alive, oldest name first."""
+    """Return the keys of all jobs that have a directory, dead or alive, oldest name first. What is no job of ours is passed over."""
+    return sorted(entry.name for entry in _entries(store) if entry.is_dir(follow_symlinks=False) and paths.is_job_key(entry.name))
+
+
+def lock_keys(store: paths.Store) -> list[str]:
+    """Return the keys of all jobs that have a lock file, which may have nothing else."""
+    names = sorted(entry.name for entry in _entries(store))
+    return [key for name in names if (key := name.removesuffix(".lock")) != name and paths.is_job_key(key)]
+
+
+def _entries(store: paths.Store) -> list["os.DirEntry[str]"]:
     try:
-        names = os.listdir(store.jobs)
+        with os.scandir(store.jobs) as found:
+            return list(found)
     except FileNotFoundError:
         return []
-    return sorted(name for name in names if not name.startswith(".") and not name.endswith(".lock"))
 
 
 def every(store: paths.Store) -> list[tuple[JobState, bool]]:
@@ -125,6 +143,11 @@ def every(store: paths.Store) -> list[tuple[JobState, bool]]:
         if state is not None:
             found.append((state, is_alive(store, state)))
     return found
+
+
+def is_orphaned(state: JobState) -> bool:
+    """Tell whether the process that wanted the job has ended without ending it; only that of this boot may be asked for."""
+    return state.owner != (0, 0) and process.has_ended(*state.owner)
 
 
 def is_alive(store: paths.Store, state: JobState) -> bool:

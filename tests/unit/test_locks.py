@@ -10,31 +10,7 @@ from pathlib import Path
 import pytest
 
 from runner.kernel import locks
-
-HOLDER = """
-import os, sys
-from runner.kernel import locks
-with locks.hold(sys.argv[1], shared=sys.argv[2] == "shared"):
-    print("held", flush=True)
-    sys.stdin.read()
-"""
-
-
-class Holder:
-    """Another process that holds a lock until it is told to stop or is killed."""
-
-    def __init__(self, path: Path, kind: str = "exclusive") -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", HOLDER, str(path), kind], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        assert self.process.stdout
-        assert self.process.stdout.readline() == "held\n"
-
-    def __enter__(self) -> "Holder":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.process.communicate()
+from tests.support.locks import PROGRAM, Holder
 
 
 def test_another_process_cannot_take_what_one_holds(tmp_path: Path) -> None:
@@ -98,7 +74,7 @@ def test_a_waiter_locks_the_file_that_is_there_now_and_not_the_removed_one(tmp_p
     path = tmp_path / "lock"
     holder = Holder(path)
     waiter = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(path), "exclusive"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", PROGRAM, str(path), "exclusive"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     time.sleep(0.3)  # let it begin to wait; too short a time makes the test weaker, never wrong
     path.unlink()

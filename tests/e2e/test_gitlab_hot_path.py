@@ -1,0 +1,36 @@
+"""`dockless gitlab run` in a job that stands: every stage pays for what it loads."""
+
+from pathlib import Path
+
+from tests.support import imports
+from tests.support.engine import Engine
+from tests.support.gitlab_jobs import GitLab, job, text_of
+
+
+class Measured(GitLab):
+    """A runner whose run_exec reports what it imports, into the job log."""
+
+    def driver(self) -> dict[str, list[str]]:
+        """Return the programs of [runners.custom]."""
+        return {**super().driver(), "run": imports.argv("gitlab", "run")}
+
+
+def test_stages_load_nothing_slow(engine: Engine, tmp_path: Path) -> None:
+    with Measured(engine, tmp_path).prepared(job()) as attempt:
+        before = len(text_of(attempt))
+        assert attempt.stage("prepare_script", ["echo helper"]).failure is None
+        assert attempt.stage("build_script", ["echo build"]).failure is None
+        said = text_of(attempt)[before:]
+    modules = imports.loaded(said)
+    assert {"helper", "build"} <= set(imports.without(said).split())
+    assert {"runner.adapters.gitlab.run", "runner.job.step"} <= modules
+    assert imports.slow(modules) == set()
+
+
+def test_failing_stage_loads_nothing_slow(engine: Engine, tmp_path: Path) -> None:
+    with Measured(engine, tmp_path).prepared(job()) as attempt:
+        before = len(text_of(attempt))
+        assert attempt.stage("build_script", ["exit 3"]).failure is not None
+        modules = imports.loaded(text_of(attempt)[before:])
+    assert "runner.job.step" in modules
+    assert imports.slow(modules) == set()

@@ -228,6 +228,7 @@ class JobSpec(NamedTuple):
     network: str = "default"  # or "none"
     extra_hosts: tuple[tuple[str, str], ...] = ()  # (name, ip) in every container's /etc/hosts
     shared_id: int | None = None  # container id that is the account (shared workspace); None: isolated
+    owner: tuple[int, int] = (0, 0)  # pid and start time of the process without which the job is an orphan; (0, 0): there is none
 
 
 class RunRequest(NamedTuple):

@@ -9,7 +9,10 @@ from runner.model import Account
 
 
 def reap(store: paths.Store, account: Account, *, but: str = "") -> list[str]:
-    """End every job whose keeper or owner is dead and that nobody is making or ending; return their keys. Never blocks, never raises for one job."""
+    """End every job whose keeper or owner is dead and that nobody is making or ending; return their keys.
+
+    Never blocks, never raises for one job.
+    """
     reaped = []
     for key in sorted({*state.keys(store), *state.lock_keys(store)}):
         if key == but:

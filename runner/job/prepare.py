@@ -110,7 +110,7 @@ def _claim_slot(store: paths.Store, spec: JobSpec, user: BuildUser, facts: dict[
         files.make_directory(store.job(spec.key))
         claimed = JobState(
             key=spec.key, build_user=user, slot=slot, shared_id=spec.shared_id, keeper=state.NO_KEEPER,
-            containers={}, facts=facts, cgroup="", created=time.time(),
+            containers={}, facts=facts, cgroup="", created=time.time(), owner=spec.owner,
         )  # fmt: skip
         state.save(store, claimed)
     for name in ("containers", "volumes", "logs"):

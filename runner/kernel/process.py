@@ -277,6 +277,25 @@ def start_time(pid: int) -> int:
     return int(_stat(pid)[19])
 
 
+def parent(pid: int) -> int:
+    """Return the pid of a process's parent, 0 if that is outside of our PID namespace; ProcessLookupError if the process is gone."""
+    return int(_stat(pid)[1])
+
+
+def has_ended(pid: int, started: int) -> bool:
+    """Tell whether a process of whatever user has surely ended: /proc may hide it (hidepid), a signal's permission check does not."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass
+    try:
+        return start_time(pid) != started
+    except ProcessLookupError:
+        return False
+
+
 def is_alive(pid: int, started: int) -> bool:
     """Tell whether the process that had this pid and start time still runs; one that is being torn down does not."""
     try:

@@ -52,6 +52,7 @@ def test_what_later_verbs_need_goes_through_the_runner_as_texts(runner: Runner) 
         environment.JOB: job_env[environment.JOB],
         environment.STATE_DIR: str(runner.state),
         environment.ACCOUNT: accounts.current().name,
+        environment.CALLER: job_env[environment.CALLER],
     }
     assert job_env[environment.JOB].startswith("gitlab-4711-")
 

@@ -6,11 +6,12 @@ import sys
 from collections.abc import Mapping
 
 from runner import __version__
-from runner.adapters.gitlab import environment, start, volumes
+from runner.adapters.gitlab import caller, environment, start, volumes
 
 
 def main(arguments: list[str], environ: Mapping[str, str]) -> int:
     """Print the answer to config_exec (executors/custom/api/config.go). Raises RunnerErrors."""
+    chain = caller.ancestors()
     around = start.surroundings(environ)
     gitlab = around.settings.gitlab
     job_variables = environment.variables(environ)
@@ -25,6 +26,7 @@ def main(arguments: list[str], environ: Mapping[str, str]) -> int:
             environment.JOB: job_key(job_variables),
             environment.STATE_DIR: around.store.root,
             environment.ACCOUNT: around.account.name,
+            environment.CALLER: caller.write(chain),
         },
     }
     if gitlab.hostname:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from types import FrameType
 
 from runner import log
-from runner.adapters.gitlab import environment, payload, policy, services, stages, start, volumes
+from runner.adapters.gitlab import caller, environment, payload, policy, services, stages, start, volumes
 from runner.errors import InfraError
 from runner.image import auth, pull
 from runner.job import health, state
@@ -28,6 +28,7 @@ def main(arguments: list[str], environ: Mapping[str, str]) -> int:
     log.configure(colour=True)
     signal.signal(signal.SIGTERM, _interrupted)
     job = payload.read(environ.get("JOB_RESPONSE_FILE", ""))  # may be readable for root only
+    owner = caller.nearest_common(environ.get(environment.CALLER, ""), caller.ancestors())
     around = start.surroundings(environ)
     key = environ.get(environment.JOB, "")
     if not key:
@@ -37,6 +38,7 @@ def main(arguments: list[str], environ: Mapping[str, str]) -> int:
     _refuse_second_start(around, job)
     job_variables = environment.variables(environ)
     spec, ports = plan(job, around, job_variables, key=key)
+    spec = spec._replace(owner=owner)
     log.say(f"Using dockless executor with image {_container(spec, stages.BUILD).image} ...")
     for service in spec.services:
         log.say(f"Starting service {service.image} ...")
@@ -68,7 +70,7 @@ def instance(job: payload.Job) -> str:
 
 def _refuse_second_start(around: Surroundings, job: payload.Job) -> None:
     for other, is_alive in state.every(around.store):
-        if is_alive and other.facts.get("job") == _identity(job):
+        if is_alive and other.facts.get("job") == _identity(job) and not state.is_orphaned(other):
             raise InfraError(
                 f"job {job.id} is already running on this machine (as {other.key})", "a job runs once at a time: cancel the other one first"
             )

@@ -1,14 +1,17 @@
 """How a GitLab job ends: cancelled, killed, cleaned up twice or not at all; whatever happens, nothing of it is left."""
 
+import json
 import os
 import signal
 import subprocess
+import sys
+from typing import Any
 
 import pytest
 
 from runner import paths
 from runner.job import state
-from tests.support.engine import Engine, processes_of, wait_until
+from tests.support.engine import TREE, Engine, processes_of, wait_until
 from tests.support.gitlab_attempt import Attempt
 from tests.support.gitlab_calls import Kill
 from tests.support.gitlab_jobs import GitLab, job, output, start_until, text_of
@@ -203,6 +206,62 @@ def test_same_number_at_another_gitlab_is_another_job(gitlab: GitLab) -> None:
 
 
 # 17: a runner that was killed
+
+
+_RUNNER = """
+import json, sys
+from tests.support.gitlab_replay import Replay
+given = json.load(sys.stdin)
+def log(piece):
+    sys.stdout.buffer.write(piece)
+    sys.stdout.flush()
+Replay(given["driver"], given["payload"], env=given["env"], log=log).run()
+"""
+
+
+def _start_runner(gitlab: GitLab, payload: dict[str, Any]) -> "subprocess.Popen[str]":
+    """Play a job in a process of its own, and return once its script runs."""
+    given = {"driver": gitlab.driver(), "payload": payload, "env": gitlab.environment()}
+    environment = {**gitlab.environment(), "PYTHONPATH": str(TREE)}
+    runner = subprocess.Popen(
+        [sys.executable, "-c", _RUNNER], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, errors="replace"
+    )
+    assert runner.stdin and runner.stdout
+    runner.stdin.write(json.dumps(given))
+    runner.stdin.close()
+    assert any("script is up" in line for line in runner.stdout)
+    return runner
+
+
+def _kill_runner(runner: "subprocess.Popen[str]") -> None:
+    runner.kill()
+    runner.wait()
+    assert runner.stdout
+    runner.stdout.close()
+
+
+def test_next_job_ends_and_removes_those_of_a_killed_runner(gitlab: GitLab) -> None:
+    service = {"name": "toolbox", "command": ["sleep", "4712"], "variables": []}
+    runner = _start_runner(gitlab, job("echo 'script' is up; sleep 4711", services=[service]))
+    _kill_runner(runner)
+    assert gitlab.engine.jobs()
+    assert processes_of(gitlab.engine.state)
+    gitlab.play(job())
+
+
+def test_job_of_a_killed_runner_can_be_started_again(gitlab: GitLab) -> None:
+    _kill_runner(_start_runner(gitlab, job("echo 'script' is up; sleep 4711", id=4711)))
+    assert gitlab.play(job("echo 'second' start", id=4711)).status == "success"
+
+
+def test_next_job_leaves_those_of_a_runner_that_lives_alone(gitlab: GitLab) -> None:
+    runner = _start_runner(gitlab, job("echo 'script' is up; sleep 4711"))
+    before = processes_of(gitlab.engine.state)
+    with gitlab.prepared():
+        pass
+    assert set(before) <= set(processes_of(gitlab.engine.state))
+    _kill_runner(runner)
+    gitlab.play(job())
 
 
 def test_next_job_removes_what_a_dead_machine_left(gitlab: GitLab) -> None:

@@ -79,7 +79,7 @@ class _Log:
         files.write_atomic(f"{self._path}.shown", str(self._offset).encode(), durable=False)
 
     def _write(self, output: int, data: bytes) -> None:
-        shown = b"".join(self._prefix + line + b"\n" for line in data.rstrip(b"\n").split(b"\n"))
+        shown = b"".join(self._prefix + line + b"\n" for line in data.removesuffix(b"\n").split(b"\n"))
         view = memoryview(shown)
         while view:
             view = view[os.write(output, view) :]

@@ -4,6 +4,7 @@ Commands that CI systems call at every step (`run`, `gitlab run`) branch off bef
 tests/unit/test_hot_path.py says which modules they may load.
 """
 
+import errno
 import os
 import sys
 
@@ -22,7 +23,10 @@ def run(argv: list[str]) -> int:
     words, argv = argv, []
     try:
         argv = _take_global_options(words)
-        return _dispatch(argv)
+        code = _dispatch(argv)
+        if sys.stdout:  # None where the caller closed it
+            sys.stdout.flush()  # here, where it is told if that fails
+        return code
     except errors.Bug as e:
         log.fail(f"internal error: {e.message}", "this is a bug in dockless: please report it with the output of --debug")
         code = e.exit_code
@@ -39,17 +43,37 @@ def run(argv: list[str]) -> int:
     except KeyboardInterrupt:
         code = 130
     except BrokenPipeError:
-        # the reader of our answer has gone: nothing to say, nobody to say it to
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        _discard_stdout()  # the reader of our answer has gone: nothing to say, nobody to say it to
         return 141
+    except OSError as e:
+        if log.is_debug():
+            raise
+        _discard_stdout()
+        if e.errno in (errno.ENOSPC, errno.EDQUOT):  # may happen anywhere, and is nobody's bug
+            words = f"{e.filename}: {e.strerror}" if e.filename else f"nothing can be written: {e.strerror}"
+            log.fail(words, "make room: `dockless gc` removes what no image needs")
+            code = errors.InfraError.exit_code
+        else:
+            code = _confess(e)
     except Exception as e:  # the last line of defence: a person sees a sentence, a developer asks for more
         if log.is_debug():
             raise
-        log.fail(f"internal error: {type(e).__name__}: {e}", "this is a bug in dockless: please report it with the output of --debug")
-        code = errors.Bug.exit_code
+        code = _confess(e)
     if argv[:1] == ["gitlab"]:
         return _system_failure()
     return _ENGINE_FAILED if argv[:1] == ["run"] and code != 130 else code
+
+
+def _confess(error: Exception) -> int:
+    log.fail(f"internal error: {type(error).__name__}: {error}", "this is a bug in dockless: please report it with the output of --debug")
+    return errors.Bug.exit_code
+
+
+def _discard_stdout() -> None:
+    """Let what is still buffered go nowhere, or the interpreter would complain about it on its way out."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    if null != 1:
+        os.dup2(null, 1)
 
 
 def _take_global_options(argv: list[str]) -> list[str]:
@@ -57,7 +81,7 @@ def _take_global_options(argv: list[str]) -> list[str]:
     rest = list(argv)
     while rest and rest[0].startswith("--"):
         name, has_value, value = rest[0].partition("=")
-        if name == "--debug":
+        if rest[0] == "--debug":
             os.environ["DOCKLESS_DEBUG"] = "1"
             rest = rest[1:]
         elif name in ("--config", "--state-dir") and (has_value or len(rest) > 1):
@@ -68,9 +92,10 @@ def _take_global_options(argv: list[str]) -> list[str]:
             os.environ[variable] = os.path.abspath(path)
             rest = rest[1:] if has_value else rest[2:]
         elif name == "--version":
-            print(f"dockless {__version__}")
+            print(f"dockless {__version__}", flush=True)
             sys.exit(0)
         else:
+            rest = rest[1:] if name == "--" else rest
             break
     log.configure(colour=sys.stderr.isatty(), debug=os.environ.get("DOCKLESS_DEBUG", "") not in ("", "0"))
     return rest

@@ -1,5 +1,6 @@
 """Every command but the hot ones, by click: help texts, completion, and bodies that call the layer below."""
 
+import errno
 import json
 import os
 import sys
@@ -27,6 +28,8 @@ def main(argv: list[str]) -> int:
         raise usage_error(e) from e
     except click.exceptions.Abort as e:
         raise KeyboardInterrupt from e
+    except SystemExit as e:  # what click makes of a closed pipe, and of nothing else here
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)) from e
     return result if isinstance(result, int) else 0
 
 

@@ -15,7 +15,19 @@ _ENGINE_FAILED = 125  # as podman and docker run report their own failures
 
 def main() -> None:
     """Run the command line and exit."""
+    _open_missing_streams()
     sys.exit(run(sys.argv[1:]))
+
+
+def _open_missing_streams() -> None:
+    """Open /dev/null where the caller closed a standard stream: the next file would get its number, and our words into it."""
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number is this one
+    sys.stdout = sys.stdout or os.fdopen(1, "w", encoding="utf-8", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", encoding="utf-8", closefd=False)
 
 
 def run(argv: list[str]) -> int:
@@ -24,8 +36,7 @@ def run(argv: list[str]) -> int:
     try:
         argv = _take_global_options(words)
         code = _dispatch(argv)
-        if sys.stdout:  # None where the caller closed it
-            sys.stdout.flush()  # here, where it is told if that fails
+        sys.stdout.flush()  # here, where it is told if that fails
         return code
     except errors.Bug as e:
         log.fail(f"internal error: {e.message}", "this is a bug in dockless: please report it with the output of --debug")
@@ -50,8 +61,7 @@ def run(argv: list[str]) -> int:
             raise
         _discard_stdout()
         if e.errno in (errno.ENOSPC, errno.EDQUOT):  # may happen anywhere, and is nobody's bug
-            words = f"{e.filename}: {e.strerror}" if e.filename else f"nothing can be written: {e.strerror}"
-            log.fail(words, "make room: `dockless gc` removes what no image needs")
+            log.fail(f"{e.filename or 'nothing can be written'}: {e.strerror}", "make room: `dockless gc` removes what no image needs")
             code = errors.InfraError.exit_code
         else:
             code = _confess(e)

@@ -12,8 +12,7 @@ import pytest
 from runner import paths
 from runner.job import state
 from tests.support.engine import TREE, Engine, processes_of, wait_until
-from tests.support.gitlab_attempt import Attempt
-from tests.support.gitlab_calls import Kill
+from tests.support.gitlab_calls import Call
 from tests.support.gitlab_jobs import GitLab, job, output, start_until, text_of
 from tests.support.gitlab_replay import Replay, when_logged
 
@@ -80,22 +79,16 @@ def test_timeout_of_the_job_leaves_nothing(gitlab: GitLab) -> None:
 # 5: SIGKILL
 
 
-def _kill_and_give_up(attempt: Attempt, *, grace_s: float) -> None:
-    """Kill the driver under a running script, as the runner does that has waited long enough."""
-    call = start_until(attempt, "ready", "setsid sleep 4711 & echo ready; sleep 4711")
-    attempt.build.context.cancel()
-    call.signal_group(signal.SIGKILL)
-    call.wait(attempt.build.context, Kill(grace_s, grace_s), "")
-
-
 def test_cleanup_after_a_killed_driver_removes_everything(gitlab: GitLab) -> None:
     payload = job(services=[{"name": "toolbox", "command": ["sleep", "4712"]}])
     gitlab.configure(gitlab={"wait_for_services_timeout": -1})
     with gitlab.prepared(payload) as attempt:
-        _kill_and_give_up(attempt, grace_s=0.1)
+        call = start_until(attempt, "ready", "setsid sleep 4711 & echo ready; sleep 4711")
+        call.signal_group(signal.SIGKILL)
         assert processes_of(gitlab.engine.state)
         attempt.cleanup()
         assert gitlab.engine.leftovers() == []
+        assert call.ended(10)
 
 
 def test_stage_after_a_killed_driver_ends_what_it_left(gitlab: GitLab) -> None:
@@ -115,7 +108,7 @@ def test_killed_prepare_leaves_only_files_which_cleanup_removes(gitlab: GitLab, 
     service = {"name": "toolbox", "command": ["sleep", "4712"], "variables": [{"key": "HEALTHCHECK_TCP_PORT", "value": "1"}]}
     attempt = gitlab.replay(job(services=[service])).attempt()
     call = attempt.start_prepare()
-    assert not isinstance(call, tuple)
+    assert isinstance(call, Call)
     assert wait_until(lambda: mark in text_of(attempt), 30)
     call.signal_group(signal.SIGKILL)
     assert attempt.finish("prepare", call).returncode == -signal.SIGKILL
@@ -158,7 +151,7 @@ def test_prepare_returns_while_services_run(gitlab: GitLab) -> None:
     services = [{"name": "toolbox", "alias": name, "command": ["sh", "-c", "echo out; echo err >&2; sleep 4712"]} for name in ("a", "b")]
     attempt = gitlab.replay(job(services=services)).attempt()
     call = attempt.start_prepare()
-    assert not isinstance(call, tuple)
+    assert isinstance(call, Call)
     assert call.ended(30)
     assert attempt.finish("prepare", call).returncode == 0
     assert processes_of(gitlab.engine.state)

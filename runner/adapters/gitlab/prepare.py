@@ -167,10 +167,11 @@ def trust_domain(job: payload.Job, kind: str) -> str:
 
 
 def _hostname(job: payload.Job, configured: str, job_variables: Mapping[str, str]) -> str:
-    token = job_variables.get("CI_RUNNER_SHORT_TOKEN", "")
-    wanted = configured or f"runner-{token + '-' if token else ''}project-{job.project_id}"
-    kept = "".join(c.lower() if c.isascii() and c.isalnum() else "-" for c in wanted)
-    return kept[:_LONGEST_HOST_NAME].strip("-") or "job"
+    token, number = job_variables.get("CI_RUNNER_SHORT_TOKEN", ""), job_variables.get("CI_CONCURRENT_PROJECT_ID", "")
+    slot = number if number.isascii() and number.isdigit() and len(number) < 10 else "0"
+    wanted = configured or f"runner-{token + '-' if token else ''}project-{job.project_id}-concurrent-{slot}"
+    kept = "".join(c.lower() if c.isascii() and (c.isalnum() or c == ".") else "-" for c in wanted)
+    return kept[:_LONGEST_HOST_NAME].strip(".-") or "job"
 
 
 def _helper(around: Surroundings, env: tuple[tuple[str, str], ...], hostname: str, shared: tuple[VolumeSpec, ...]) -> ContainerSpec:

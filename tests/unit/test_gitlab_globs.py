@@ -123,6 +123,7 @@ def test_an_end_of_line_is_a_character_like_any_other(name: str) -> None:
     assert not globs.matches("ruby", name)
     assert not globs.matches("ruby:*", name)
     assert globs.matches("**", name)
+    assert globs.matches("*", name)
 
 
 @pytest.mark.timeout(10)

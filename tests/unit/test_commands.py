@@ -225,7 +225,7 @@ def complete(engine: Engine, line: str) -> list[str]:
         ("dockless run --network ", ["default", "none"]),
         ("dockless run --pull n", ["never"]),
         ("dockless images --j", ["--json"]),
-        ("dockless xyzzy --", []),
+        ("dockless xyzzy zz", []),
     ],
 )
 def test_completion_offers_what_fits(engine: Engine, line: str, offers: list[str]) -> None:

@@ -211,7 +211,7 @@ def complete(engine: Engine, line: str) -> list[str]:
         [sys.executable, "-m", "runner"], env=engine.environ(words), capture_output=True, text=True, timeout=60, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
-    return [offer.partition(",")[2] for offer in done.stdout.splitlines()]
+    return [offer.partition(",")[2] for offer in done.stdout.split()]
 
 
 @pytest.mark.parametrize(

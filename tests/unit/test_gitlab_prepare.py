@@ -40,7 +40,7 @@ def job(**changes: Any) -> payload.Job:
 
 def plan(settings: config.Settings | None = None, variables: dict[str, str] | None = None, **changes: Any) -> JobSpec:
     around = Surroundings(paths.Store("/state"), settings or config.Settings(), accounts.current())
-    return prepare.plan(job(**changes), around, {**VARIABLES, **(variables or {})}, key="gitlab-1-ab")[0]
+    return prepare.plan(job(**changes), around, {**VARIABLES, **(variables or {})}, key="gitlab-1-ab")
 
 
 def with_gitlab(**changes: Any) -> config.Settings:

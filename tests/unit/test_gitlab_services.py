@@ -169,6 +169,12 @@ def test_a_named_port_is_the_only_one_asked(name: str) -> None:
     assert services.ports(((name, "8080"),), ("80/tcp", "443/tcp")) == (8080,)
 
 
+def test_what_the_job_names_beats_what_the_image_names() -> None:
+    image, job = ("HEALTHCHECK_TCP_PORT", "80"), ("healthcheck_tcp_port", "8080")
+    assert services.ports((image, job), ("443/tcp",)) == (8080,)
+    assert services.ports((image,), ("443/tcp",)) == (80,)
+
+
 @pytest.mark.parametrize("value", ["", "0", "65536", "-1", "http", "80/tcp", "²", " 80"])
 def test_a_named_port_that_is_none_is_passed_over(value: str) -> None:
     assert services.ports((("HEALTHCHECK_TCP_PORT", value),), ("80/tcp",)) == (80,)

@@ -37,7 +37,7 @@ def main(arguments: list[str], environ: Mapping[str, str]) -> int:
         )
     _refuse_second_start(around, job)
     job_variables = environment.variables(environ)
-    spec, ports = plan(job, around, job_variables, key=key)
+    spec = plan(job, around, job_variables, key=key)
     spec = spec._replace(owner=owner)
     log.say(f"Using dockless executor with image {_container(spec, stages.BUILD).image} ...")
     for service in spec.services:
@@ -48,8 +48,14 @@ def main(arguments: list[str], environ: Mapping[str, str]) -> int:
         "files": sorted(job.file_names()),
         "services": {service.name: "-".join(service.aliases[:2]) for service in spec.services},
     }
-    current = job_prepare.prepare(spec, around, fetch=lambda asked: _fetch(asked, around, keychain), facts=facts)
-    _wait_for_services(current, around, ports)
+    fetched: dict[tuple[str, str], Image] = {}
+
+    def fetch(asked: ContainerSpec) -> Image:
+        image = fetched[asked.image, asked.platform] = _fetch(asked, around, keychain)
+        return image
+
+    current = job_prepare.prepare(spec, around, fetch=fetch, facts=facts)
+    _wait_for_services(current, around, {s.name: (*fetched[s.image, s.platform].config.env, *s.env) for s in spec.services})
     return 0
 
 
@@ -90,10 +96,8 @@ def _auth_environ(environ: Mapping[str, str], job_variables: Mapping[str, str]) 
     return found
 
 
-def plan(
-    job: payload.Job, around: Surroundings, job_variables: Mapping[str, str], *, key: str
-) -> tuple[JobSpec, dict[str, tuple[tuple[str, str], ...]]]:
-    """Turn GitLab's wishes into ours, as far as policy allows; also return each service's environment, by name, for its health check."""
+def plan(job: payload.Job, around: Surroundings, job_variables: Mapping[str, str], *, key: str) -> JobSpec:
+    """Turn GitLab's wishes into ours, as far as policy allows."""
     settings = around.settings
     image = policy.image(job, settings)
     asked_services = services.assign(policy.services(job, settings), taken=("build",))
@@ -123,11 +127,9 @@ def plan(
         init=init,
     )
     started = []
-    environments = {}
     for number, service in enumerate(asked_services):
         wanted = service.asked
         name = f"service-{number}"
-        environments[name] = services.environment(wanted, job, env)
         started.append(
             ContainerSpec(
                 name=name,
@@ -136,7 +138,7 @@ def plan(
                 platform=wanted.platform,
                 entrypoint=None if settings.gitlab.disable_entrypoint_overwrite else wanted.entrypoint,
                 command=wanted.command,
-                env=environments[name],
+                env=services.environment(wanted, job, env),
                 user=wanted.user,
                 hostname=service.aliases[0][:_LONGEST_HOST_NAME].rstrip("._-"),
                 aliases=service.aliases,
@@ -145,14 +147,13 @@ def plan(
                 init=init,
             )
         )
-    spec = JobSpec(
+    return JobSpec(
         key=key,
         build_user=trust_domain(job, settings.gitlab.trust_domain),
         containers=(build, _helper(around, env, hostname, shared)),
         services=tuple(started),
         extra_hosts=tuple((name, ip) for name, _, ip in (entry.partition(":") for entry in settings.gitlab.extra_hosts)),
     )
-    return spec, environments
 
 
 def trust_domain(job: payload.Job, kind: str) -> str:

@@ -82,8 +82,11 @@ def expand(text: str, variables: Mapping[str, str]) -> str:
 
 
 def ports(environment_: tuple[tuple[str, str], ...], exposed: tuple[str, ...]) -> tuple[int, ...]:
-    """Return the TCP ports of which one has to accept: $HEALTHCHECK_TCP_PORT, else the first twenty that the image exposes."""
-    for name, value in environment_:
+    """Return the TCP ports of which one has to accept: $HEALTHCHECK_TCP_PORT, else the first twenty that the image exposes.
+
+    The environment is the whole of the container's: the image's, then what overrides it.
+    """
+    for name, value in reversed(environment_):
         if name.upper() == "HEALTHCHECK_TCP_PORT" and value.isascii() and value.isdigit() and 0 < int(value) < 65536:
             return (int(value),)
     found = set()

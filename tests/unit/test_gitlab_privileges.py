@@ -23,6 +23,7 @@ def as_root(name: str) -> Any:
     namespace = BuildUser("test", 0, *first).keeper_map(account)
 
     def inside() -> dict[str, Any]:
+        os.setgroups([0, 5])
         became = privileges.drop(name)
         return {
             "account": list(became),

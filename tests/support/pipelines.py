@@ -4,6 +4,7 @@ Knows the keywords that the templates use. One that it does not know is refused,
 """
 
 import itertools
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -59,13 +60,11 @@ def combinations(parallel: Any) -> list[dict[str, str]]:
     entries = _mapping(parallel, "parallel").get("matrix")
     if not isinstance(entries, list) or not entries or len(parallel) != 1:
         raise Unsupported("parallel: is neither a number nor a matrix")
-    found = []
-    for entry in entries:
-        values = [value if isinstance(value, list) else [value] for value in _mapping(entry, "matrix").values()]
-        found += [dict(zip(entry, map(str, chosen), strict=True)) for chosen in itertools.product(*values)]
-    if len(found) > _MATRIX_LIMIT:
-        raise Unsupported(f"a matrix makes at most {_MATRIX_LIMIT} jobs, this one {len(found)}")
-    return found
+    tables = [{key: value if isinstance(value, list) else [value] for key, value in _mapping(entry, "matrix").items()} for entry in entries]
+    count = sum(math.prod(len(values) for values in table.values()) for table in tables)
+    if count > _MATRIX_LIMIT:  # before any is made: a few keys are enough for more than fit into memory
+        raise Unsupported(f"a matrix makes at most {_MATRIX_LIMIT} jobs, this one {count}")
+    return [dict(zip(table, map(str, chosen), strict=True)) for table in tables for chosen in itertools.product(*table.values())]
 
 
 def _copies(name: str, job: dict[str, Any], common: list[dict[str, Any]], of_pipeline: Mapping[str, str]) -> list[dict[str, Any]]:

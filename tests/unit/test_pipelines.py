@@ -101,20 +101,28 @@ def test_number_makes_so_many_equal_jobs() -> None:
     assert [job["job_info"]["name"] for job in found] == ["t 1/3", "t 2/3", "t 3/3"]
 
 
-@given(
-    st.lists(
-        st.dictionaries(st.text("ABC", min_size=1), st.lists(st.text("xyz"), min_size=1, max_size=3), min_size=1), min_size=1, max_size=3
-    )
-)
+# at most 3 entries of 27 jobs: what is made stays small whatever hypothesis draws
+ENTRIES = st.dictionaries(st.sampled_from("ABC"), st.lists(st.text("xyz", max_size=2), min_size=1, max_size=3), min_size=1)
+
+
+@given(st.lists(ENTRIES, min_size=1, max_size=3))
 def test_matrix_is_the_product_of_each_entry(matrix: list[dict[str, list[str]]]) -> None:
     expected = [
         dict(zip(entry.keys(), values, strict=True)) for entry in matrix for values in itertools.product(*(entry[key] for key in entry))
     ]
-    if len(expected) > 200:
-        with pytest.raises(Unsupported):
-            combinations({"matrix": matrix})
-    else:
-        assert combinations({"matrix": matrix}) == expected
+    assert combinations({"matrix": matrix}) == expected
+
+
+def test_matrix_makes_two_hundred_jobs_and_no_more() -> None:
+    entry = {"A": list(range(20)), "B": list(range(10))}
+    assert len(combinations({"matrix": [entry]})) == 200
+    with pytest.raises(Unsupported, match="this one 201"):
+        combinations({"matrix": [entry, {"A": 1}]})
+
+
+def test_matrix_that_would_fill_the_memory_is_refused_before_it_does() -> None:
+    with pytest.raises(Unsupported, match="at most 200"):
+        combinations({"matrix": [{f"V{number}": [0, 1] for number in range(64)}]})
 
 
 def test_including_file_adds_to_tables_and_replaces_lists() -> None:

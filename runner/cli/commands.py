@@ -28,7 +28,10 @@ def main(argv: list[str]) -> int:
         raise usage_error(e) from e
     except click.exceptions.Abort as e:
         raise KeyboardInterrupt from e
-    except SystemExit as e:  # what click makes of a closed pipe, and of nothing else here
+    except SystemExit as e:
+        if e.code != 1:  # a signal's, such as that of a cancelled prepare
+            raise
+        # what click makes of a closed pipe
         raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)) from e
     return result if isinstance(result, int) else 0
 

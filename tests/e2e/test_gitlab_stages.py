@@ -123,6 +123,7 @@ def test_configuration_that_cannot_be_read_is_the_systems_fault(gitlab: GitLab) 
 
 
 def test_cancelled_prepare_is_no_failure_of_the_script(gitlab: GitLab) -> None:
+    gitlab.configure(gitlab={"wait_for_services_timeout": 10})
     replays: list[Replay] = []
     service = {"name": "toolbox", "command": ["sleep", "60"], "variables": [{"key": "HEALTHCHECK_TCP_PORT", "value": "1"}]}
     listener = when_logged("Waiting for services", lambda: replays[0].cancel())

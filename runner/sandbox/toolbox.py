@@ -1,7 +1,7 @@
 """The toolbox: a root file system made of the host's own read-only /usr, so that a container needs no image at all.
 
-Only public directories are shown: /usr, the certificate store, the alternatives' links, and the loader's cache. Everything in /etc that could
-tell about the host is written anew. Files of the host belong to nobody inside, so its setuid programs have no power there.
+Only public directories are shown: /usr, the certificate store, the alternatives' links, and the loader's cache. Everything in /etc that
+could tell about the host is written anew. Files of the host belong to nobody inside, so its setuid programs have no power there.
 """
 
 import os
@@ -27,17 +27,20 @@ _GROUP = "root:x:0:\ndaemon:x:1:\ntty:x:5:\nwww-data:x:33:\nuser:x:1000:\nnogrou
 _NSSWITCH = "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\nnetworks: files\nprotocols: files\nservices: files\n"
 
 _DIRECTORIES = (
-    ("usr", 0o755), ("etc", 0o755), ("etc/ssl", 0o755), ("etc/ssl/certs", 0o755), ("etc/alternatives", 0o755), ("proc", 0o755), ("sys", 0o755),
-    ("dev", 0o755), ("run", 0o755), ("run/lock", 0o1777), ("tmp", 0o1777), ("var", 0o755), ("var/tmp", 0o1777), ("var/cache", 0o755),
-    ("var/lib", 0o755), ("var/log", 0o755), ("root", 0o700), ("home", 0o755), ("home/user", 0o755), ("mnt", 0o755), ("opt", 0o755), ("srv", 0o755),
+    ("usr", 0o755), ("etc", 0o755), ("etc/ssl", 0o755), ("etc/ssl/certs", 0o755), ("etc/alternatives", 0o755), ("proc", 0o755),
+    ("sys", 0o755), ("dev", 0o755), ("run", 0o755), ("run/lock", 0o1777), ("tmp", 0o1777), ("var", 0o755), ("var/tmp", 0o1777),
+    ("var/cache", 0o755), ("var/lib", 0o755), ("var/log", 0o755), ("root", 0o700), ("home", 0o755), ("mnt", 0o755), ("opt", 0o755),
+    ("srv", 0o755),
+    ("home/user", 0o777),  # the number of this user outside depends on the job's map; nobody else is here
 )  # fmt: skip
 _LINKS = (
     ("bin", "usr/bin"), ("sbin", "usr/sbin"), ("lib", "usr/lib"), ("lib32", "usr/lib32"), ("lib64", "usr/lib64"), ("libx32", "usr/libx32"),
     ("var/run", "/run"), ("var/lock", "/run/lock"), ("etc/os-release", "../usr/lib/os-release"), ("etc/mtab", "../proc/self/mounts"),
 )  # fmt: skip
 _FILES = (
-    ("etc/passwd", _PASSWD), ("etc/group", _GROUP), ("etc/nsswitch.conf", _NSSWITCH), ("etc/ld.so.cache", ""), ("etc/ssl/openssl.cnf", ""),
-    ("etc/shells", "/bin/sh\n/bin/bash\n"), ("etc/host.conf", "multi on\n"), ("etc/hostname", "job\n"), ("etc/hosts", ""), ("etc/resolv.conf", ""),
+    ("etc/passwd", _PASSWD), ("etc/group", _GROUP), ("etc/nsswitch.conf", _NSSWITCH), ("etc/ld.so.cache", ""),
+    ("etc/ssl/openssl.cnf", ""), ("etc/shells", "/bin/sh\n/bin/bash\n"), ("etc/host.conf", "multi on\n"), ("etc/hostname", "job\n"),
+    ("etc/hosts", ""), ("etc/resolv.conf", ""),
 )  # fmt: skip
 _COPIES = ("etc/services", "etc/protocols", "etc/debian_version", "etc/mime.types")
 _BINDS = ("/usr", "/etc/ssl/certs", "/etc/ssl/openssl.cnf", "/etc/alternatives", "/etc/ld.so.cache")

@@ -36,9 +36,9 @@ def test_modes_are_those_of_any_system(root: Path, name: str, mode: int) -> None
     assert stat.S_IMODE((root / name).stat().st_mode) == mode
 
 
-def test_nobody_but_the_owner_may_write_anywhere_else(root: Path) -> None:
+def test_others_may_write_to_their_places_only(root: Path) -> None:
     open_to_all = {str(path.relative_to(root)) for path in root.rglob("*") if not path.is_symlink() and path.stat().st_mode & stat.S_IWOTH}
-    assert open_to_all == {"tmp", "var/tmp", "run/lock"}
+    assert open_to_all == {"tmp", "var/tmp", "run/lock", "home/user"}
 
 
 def test_there_is_no_device_and_no_setuid_program(root: Path) -> None:
@@ -89,6 +89,15 @@ def test_its_users_can_be_named(root: Path, name: str, uid: int, home: str) -> N
     user = users.resolve(name, root=fd)
     os.close(fd)
     assert (user.uid, user.gid, user.home) == (uid, uid, home)
+
+
+@pytest.mark.parametrize("name", ["root", "user"])
+def test_who_works_there_has_a_home_to_write_to(root: Path, name: str) -> None:
+    fd = os.open(root, os.O_PATH)
+    user = users.resolve(name, root=fd)
+    os.close(fd)
+    mode = (root / user.home.lstrip("/")).stat().st_mode
+    assert mode & (stat.S_IWOTH if user.uid else stat.S_IWUSR)
 
 
 def test_every_user_has_a_group_of_its_own_number(root: Path) -> None:

@@ -40,7 +40,11 @@ def text(found: list[Check]) -> str:
 
 def _checks(name: str, environ: Mapping[str, str]) -> list[Check]:
     """Check configuration and account; the machine only where there is an account to check it for."""
-    before = accounts.current()
+    try:
+        before = accounts.current()
+    except OSError as e:
+        mend = f"useradd --system --user-group --create-home --uid {os.geteuid()} dockless"
+        return [Check("account", FAILED, e.strerror or str(e), mend)]
     where = config_cache.locate(environ, home=before.home if before.uid else "")
     try:
         settings = config_file.load(where)

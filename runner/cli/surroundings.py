@@ -9,13 +9,16 @@ from runner.kernel import accounts
 
 
 def open_all(environ: Mapping[str, str]) -> Surroundings:
-    """Return account, settings and store of the caller. UserError for root: the engine is never to have its rights."""
+    """Return account, settings and store of the caller. UserError for root, whose rights the engine is never to have."""
     if os.geteuid() == 0:
         raise errors.UserError(
             "dockless does not run as root",
             "use an unprivileged account with subordinate ids: runuser -u ACCOUNT -- dockless …; `dockless doctor` checks it",
         )
-    account = accounts.current()
+    try:
+        account = accounts.current()
+    except FileNotFoundError as e:
+        raise errors.UserError(str(e.strerror), "run as an account of /etc/passwd; `dockless doctor` checks it") from e
     settings = config_cache.load(config_cache.locate(environ, home=account.home), home=account.home)
     root = environ.get("DOCKLESS_STATE", "") or settings.state_dir or paths.state_directory(account.home, dict(environ))
     return Surroundings(layout.open_store(root), settings, account)

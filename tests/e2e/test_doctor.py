@@ -192,6 +192,19 @@ def test_root_may_name_another_account_and_never_itself(engine: Engine) -> None:
     assert "root is root, whose rights the engine is never to have" in result.out
 
 
+def test_user_without_an_account_is_told_so(engine: Engine) -> None:
+    result = run_inside(engine, ("unshare", "--user", "--map-user=4711"), "doctor", "--json")
+    assert (result.code, result.err) == (1, "")
+    assert json.loads(result.out) == [
+        {
+            "name": "account",
+            "state": "failed",
+            "found": "user 4711 has no account",
+            "mend": "useradd --system --user-group --create-home --uid 4711 dockless",
+        }
+    ]
+
+
 def test_only_root_may_check_another_account(engine: Engine) -> None:
     result = engine.run("doctor", "--account", "daemon")
     assert result.code == 1

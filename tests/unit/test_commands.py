@@ -160,6 +160,15 @@ def test_root_is_refused_by_every_command(engine: Engine, arguments: list[str]) 
     assert "runuser -u ACCOUNT" in hint and "dockless doctor" in hint
 
 
+@pytest.mark.parametrize("arguments", [["images"], ["run", "--", "true"]])
+def test_user_without_an_account_is_refused(engine: Engine, arguments: list[str]) -> None:
+    argv = ["unshare", "--user", "--map-user=4711", *engine.argv(*arguments)]
+    done = subprocess.run(argv, env=engine.environ(), capture_output=True, text=True, timeout=60, check=False)
+    message, hint = fails(Result(done.returncode, done.stdout, done.stderr), code=125 if arguments[0] == "run" else 1)
+    assert message == "user 4711 has no account"
+    assert "dockless doctor" in hint
+
+
 def test_store_of_another_version_is_refused(engine: Engine) -> None:
     engine.state.mkdir()
     (engine.state / "format").write_text("99\n")

@@ -274,8 +274,11 @@ def enter(keeper: Keeper) -> int:
 def call(keeper: Keeper, function: Callable[[], Any]) -> Any:
     """Run `function` inside the job, in a child that is also in its PID namespace; return its JSON-able result or raise what it raised."""
 
+    parent_pid = os.getpid()
+
     def outer() -> Any:
         enter(keeper)
+        process.die_with(parent_pid)  # again: our credentials have changed
         return process.fork_call(function)
 
     return process.fork_call(outer)

@@ -200,15 +200,27 @@ def fork_call(function: Callable[[], Any]) -> Any:
     """Run `function` in a forked child and return its (JSON-able) result; what it raises is raised here.
 
     OSError keeps its errno, a RunnerError its hint and its class in `errors` (a subclass of elsewhere becomes the nearest one there);
-    anything else becomes a Bug. The child never returns and runs no exit handlers.
+    anything else becomes a Bug. The child never returns, runs no exit handlers, and ends with us.
     """
     reader, writer = os.pipe()
+    parent_pid = os.getpid()
     pid = os.fork()
     if pid == 0:
+        die_with(parent_pid)
         os.close(reader)
         answer_and_exit(writer, function)
     os.close(writer)
     return receive(pid, reader)
+
+
+def die_with(parent_pid: int) -> None:
+    """Have the kernel kill this process when the thread of `parent_pid` that forked it ends; a change of credentials undoes that.
+
+    A signal to our group may come while the parent forks: only the parent gets it then, and nobody would end the child.
+    """
+    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() not in (parent_pid, 0):  # 0: the parent is outside of our PID namespace
+        os._exit(1)
 
 
 def answer_and_exit(writer: int, function: Callable[[], Any]) -> NoReturn:

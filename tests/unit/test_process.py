@@ -255,3 +255,26 @@ def test_a_name_with_brackets_and_spaces_does_not_confuse_the_start_time(tmp_pat
     finally:
         child.kill()
         child.wait()
+
+
+_PARENT = """
+import os, time
+from runner.kernel import process
+def child():
+    print(os.getpid(), flush=True)
+    time.sleep(60)
+process.fork_call(child)
+"""
+
+
+def test_forked_child_ends_with_its_parent() -> None:
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    parent = subprocess.Popen([sys.executable, "-c", _PARENT], env=environment, stdout=subprocess.PIPE)
+    assert parent.stdout
+    with parent.stdout as out:
+        child = int(out.readline())
+        started = process.start_time(child)
+        parent.kill()
+        parent.wait()
+        assert out.read() == b""  # nobody has it open any more
+    assert not process.is_alive(child, started)

@@ -9,6 +9,7 @@
     ├── blobs/partial/<hex>         a download under way        (lock: blobs/partial/<hex>.lock)
     ├── images/<name>.json          one stored reference -> model.Image (lock: images.lock)
     ├── layers/<map>/<diff>/        one unpacked layer, owned by the ids of one map (lock: layers/<map>.lock)
+    ├── layers/<map>/map.json       the id map
     ├── layers/<map>/.<diff>.<rnd>/ a layer being unpacked; renamed to <diff> when it is whole
     ├── volumes/<build user>/<slot>/<volume>/   what outlives a job: builds, caches
     └── jobs/<key>/                 one job                     (lock: jobs/<key>.lock, held while it is being made or ended)
@@ -17,8 +18,8 @@
         ├── volumes/<volume>/       what ends with the job
         └── logs/<name>.log         what services print
 
-`<map>` names an id map by its first slice id ("s200000"), `<diff>` is the first 24 hex digits of the layer's diff id: short, because all
-lower directories of an overlay must fit into one page of mount options.
+`<map>` names an id map (image.layers), `<diff>` is the first 24 hex digits of the layer's diff id, or of its chain id after a "c": short,
+because all lower directories of an overlay must fit into one page of mount options.
 
 Lock order: jobs/<key>.lock, lock, images.lock, layers/<map>.lock, blobs/partial/<hex>.lock. A lock is held for file operations only;
 the exception is a download or an unpacking, which holds the lock of its own entry. A pull also keeps the locks of its blobs, shared, until it
@@ -94,6 +95,10 @@ class Store:
     def layer_map(self, map_name: str) -> str:
         """Name the directory of all layers unpacked for one id map."""
         return f"{self.layers}/{_locked_component(map_name)}"
+
+    def layer(self, map_name: str, name: str) -> str:
+        """Name the directory of one unpacked layer."""
+        return f"{self.layer_map(map_name)}/{component(name)}"
 
     def layer_map_lock(self, map_name: str) -> str:
         """Name the lock of all layers of one id map."""

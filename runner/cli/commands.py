@@ -134,7 +134,7 @@ def rmi(images: tuple[str, ...]) -> None:
     for image in images:
         if not stored.remove(around.store, image) and not stored.remove(around.store, reference.canonical(image)):
             raise errors.UserError(f"image {image} is not in the store", "`dockless images` lists what is")
-    click.echo(f"freed {show.size(collect.collect(around.store, around.account))}")
+    click.echo(f"freed {show.size(collect.collect(around.store))}")
 
 
 @dockless.command()
@@ -162,7 +162,7 @@ def gc() -> None:
     around = open_all(os.environ)
     for key in job_gc.reap(around.store, around.account):
         click.echo(f"removed job {key}")
-    click.echo(f"freed {show.size(collect.collect(around.store, around.account))}")
+    click.echo(f"freed {show.size(collect.collect(around.store))}")
 
 
 @dockless.command()

@@ -73,6 +73,11 @@ def openat2(dirfd: int, path: str | bytes, flags: int, *, mode: int = 0, resolve
     return _check(_libc.syscall(_SYS_OPENAT2, dirfd, raw, how, ctypes.c_size_t(len(how))), "openat2", os.fsdecode(raw))
 
 
+def syncfs(fd: int) -> None:
+    """syncfs(2): write everything of one file system to its disk."""
+    _check(_libc.syncfs(fd), "syncfs")
+
+
 def close_range(first: int, last: int = 0xFFFFFFFF, *, flags: int = 0) -> None:
     """close_range(2): close every descriptor from `first` to `last`, with CLOSE_RANGE_CLOEXEC (Linux 5.11) at the next exec."""
     _check(_libc.syscall(_SYS_CLOSE_RANGE, ctypes.c_uint(first), ctypes.c_uint(last), ctypes.c_uint(flags)), "close_range")

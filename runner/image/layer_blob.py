@@ -1,0 +1,65 @@
+"""From a layer's blob to a filled directory: decompression and digest in one thread, writing in another, in bounded memory."""
+
+import hashlib
+import queue
+import threading
+from collections.abc import Iterator
+from typing import IO
+
+from runner.errors import InfraError, UserError
+from runner.image import decompress, unpack
+
+_WAITING = 8  # chunks between the two threads
+
+
+class _Pump:
+    """A thread that reads ahead; both hashlib and the decompressors work outside Python's lock."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._queue: queue.Queue[bytes | BaseException] = queue.Queue(_WAITING)
+        self._hasher = hashlib.sha256()
+        self._file = file
+        # a daemon: when unpacking fails the whole process ends, and nobody waits for what is still in the blob
+        threading.Thread(target=self._run, name="decompress", daemon=True).start()
+
+    def _run(self) -> None:
+        try:
+            for chunk in decompress.chunks(self._file):
+                self._hasher.update(chunk)
+                self._queue.put(chunk)
+            self._queue.put(b"")
+        except BaseException as e:  # handed on to the thread that can act on it
+            self._queue.put(e)
+
+    def chunks(self) -> Iterator[bytes]:
+        """Yield what was read ahead; raise here what failed there."""
+        while True:
+            match self._queue.get():
+                case b"":
+                    return
+                case BaseException() as e:
+                    raise e
+                case chunk:
+                    yield chunk
+
+    def digest(self) -> str:
+        """Return the digest of everything; after the last chunk."""
+        return f"sha256:{self._hasher.hexdigest()}"
+
+
+def unpack_verified(file: IO[bytes], root: int, *, diff_id: str, what: str, bounds: unpack.Bounds | None = None) -> list[bytes]:
+    """Fill the directory `root` from a blob whose uncompressed digest is `diff_id`; return its directories without a description.
+
+    Raises UserError for a layer that is damaged, InfraError when the disk fails; the caller removes what is there then. Blocks.
+    To be called in a process of its own, which ends after a failure.
+    """
+    pump = _Pump(file)
+    try:
+        implicit = unpack.Tree(root, what, bounds or unpack.Bounds()).fill(pump.chunks())
+    except decompress.Malformed as e:
+        raise UserError(f"{what} cannot be unpacked: {e}", "the image is damaged or unusable here: build or choose another one") from e
+    except MemoryError as e:
+        raise InfraError(f"cannot unpack {what}: out of memory") from e
+    if pump.digest() != diff_id:
+        raise UserError(f"{what} contradicts its image: its content is {pump.digest()}, announced was {diff_id}")
+    return implicit

@@ -1,0 +1,239 @@
+"""The one question about layers: the lower directories of an image under an id map. Loaded on the hot path.
+
+Today each id map has layers of its own, unpacked the first time. A layer is named by its diff id; one that has directories which it does not
+describe looks different over different layers below, and is named by its chain id (OCI image-spec config.md, "Layer ChainID").
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from runner import errors, log, paths
+from runner.kernel import files, locks, syscalls, userns
+from runner.model import Extent, IdMap, Image, Layer
+
+EMPTY = "empty"
+_NAME_DIGITS = 24
+
+
+def lower_directories(image: Image, id_map: IdMap, *, store: paths.Store) -> tuple[str, ...]:
+    """Return the layers of an image as directories owned by the ids of `id_map`, topmost first; unpack those that are missing. Idempotent.
+
+    The caller's job is on record as alive, which keeps them from `collect`. Takes the map's lock. UserError for an image that cannot be
+    unpacked, InfraError when the disk fails; both leave nothing. Blocks while another process unpacks for the same map.
+    """
+    name = map_name(id_map)
+    lock = store.layer_map_lock(name)
+    with locks.hold(lock, shared=True):
+        found = [_find(store, name, image.layers, at) for at in range(len(image.layers))]
+        if found and all(found):
+            return tuple(reversed([path for path in found if path]))
+    with locks.hold(lock):
+        return _unpack_missing(image, id_map, store.layer_map(name), store)
+
+
+def map_name(id_map: IdMap) -> str:
+    """Name an id map: "s200000" for a whole slice, "s200000a0" where container id 0 is the account."""
+    sides = [_side(extents) for extents in id_map]
+    return f"s{sides[0]}" if sides[0] == sides[1] else f"s{sides[0]}g{sides[1]}"
+
+
+def _side(extents: tuple[Extent, ...]) -> str:
+    if len(extents) == 1:
+        return str(extents[0].outside)
+    account = next(extent for extent in extents if extent.count == 1)
+    slice_part = next(extent for extent in extents if extent.count > 1)
+    return f"{slice_part.outside - slice_part.inside}a{account.inside}"
+
+
+def names_of(image: Image) -> set[str]:
+    """Return every name that a layer of an image may have."""
+    both = [(_by_diff(image.layers, at), _by_chain(image.layers, at)) for at in range(len(image.layers))]
+    return {name for pair in both for name in pair}
+
+
+def _by_diff(layers: Sequence[Layer], at: int) -> str:
+    return _short(layers[at].diff_id)
+
+
+def _by_chain(layers: Sequence[Layer], at: int) -> str:
+    # costs 5 ms to import, and few layers have directories that they do not describe
+    import hashlib
+
+    chain = layers[0].diff_id
+    for layer in layers[1 : at + 1]:
+        chain = "sha256:" + hashlib.sha256(f"{chain} {layer.diff_id}".encode()).hexdigest()
+    return f"c{_short(chain)}"
+
+
+def _short(digest: str) -> str:
+    return digest.removeprefix("sha256:")[:_NAME_DIGITS]
+
+
+def _find(store: paths.Store, name: str, layers: Sequence[Layer], at: int) -> str | None:
+    path = store.layer(name, _by_diff(layers, at))
+    if os.path.isdir(path):
+        return path
+    path = store.layer(name, _by_chain(layers, at))
+    return path if os.path.isdir(path) else None
+
+
+def _unpack_missing(image: Image, id_map: IdMap, directory: str, store: paths.Store) -> tuple[str, ...]:
+    """Bring every layer of the image into the map's directory, lowest first. The caller holds the map's lock."""
+    name = os.path.basename(directory)
+    try:
+        _prepare_map(directory, id_map)
+        if not image.layers:
+            return (_make_empty(directory, id_map),)
+        lowers: list[str] = []
+        for at, layer in enumerate(image.layers):
+            path = _find(store, name, image.layers, at)
+            if path is None:
+                path = _unpack_one(image, at, id_map, directory, lowers, store)
+            lowers.insert(0, path)
+            log.debug(f"layer {layer.diff_id} is {os.path.basename(path)}")
+    except OSError as e:
+        hint = "free some space: dockless gc" if e.errno in (28, 122) else "run `dockless doctor`"
+        raise errors.InfraError(f"cannot unpack image {image.source} in {store.layers}: {e.strerror}", hint) from e
+    return tuple(lowers)
+
+
+def _prepare_map(directory: str, id_map: IdMap) -> None:
+    """Make the map's directory, with the map itself on record, and remove what a killed process left in it."""
+    files.make_directory(directory)
+    record = f"{directory}/map.json"
+    if not os.path.exists(record):
+        files.write_json(record, id_map)
+    rests = [entry for entry in os.listdir(directory) if entry.startswith(".")]
+    if rests:
+        remove(directory, rests, id_map)
+
+
+def _make_staging(directory: str, entry: str, id_map: IdMap) -> str:
+    """Make a directory that belongs to the map's root: only a namespace that has the account and the slice may give it away."""
+    path = f"{directory}/.{entry}.{os.urandom(4).hex()}"
+    uid, gid = _root(id_map.uids), _root(id_map.gids)
+    wide = _with_account(id_map)
+
+    def make() -> None:
+        os.mkdir(path, 0o755)
+        os.chown(path, _inside(wide.uids, uid), _inside(wide.gids, gid))
+
+    userns.call(wide, make)
+    return path
+
+
+def _make_empty(directory: str, id_map: IdMap) -> str:
+    path = f"{directory}/{EMPTY}"
+    if not os.path.isdir(path):
+        os.rename(_make_staging(directory, EMPTY, id_map), path)
+    return path
+
+
+def _unpack_one(image: Image, at: int, id_map: IdMap, directory: str, lowers: list[str], store: paths.Store) -> str:
+    """Unpack one layer beside the others and rename it into place once it is whole and on the disk."""
+    # the decompressors cost 10 ms to import: who has the layers does not pay for them
+    from runner.image import layer_blob, unpack
+
+    layer = image.layers[at]
+    staging = _make_staging(directory, _by_diff(image.layers, at), id_map)
+    what = f"layer {at + 1} of image {image.source}"
+    root = os.open(staging, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    below = [os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) for path in lowers]
+    try:
+        with open(store.blob(layer.blob.digest), "rb") as file:
+
+            def fill() -> int:
+                implicit = layer_blob.unpack_verified(file, root, diff_id=layer.diff_id, what=what)
+                unpack.inherit(root, implicit, below)
+                syscalls.syncfs(root)
+                return len(implicit)
+
+            implicit = userns.call(id_map, fill)
+        path = f"{directory}/{(_by_chain if implicit else _by_diff)(image.layers, at)}"
+        os.rename(staging, path)
+        files.fsync_directory(directory)
+    except BaseException:
+        remove(directory, [os.path.basename(staging)], id_map)
+        raise
+    finally:
+        for fd in (root, *below):
+            os.close(fd)
+    return path
+
+
+def remove(directory: str, entries: Sequence[str], id_map: IdMap) -> int:
+    """Remove layers of one map and return the bytes freed; only a namespace that has all their owners can. Idempotent."""
+
+    def work() -> int:
+        freed = 0
+        for entry in entries:
+            freed += files.disk_usage(f"{directory}/{entry}")
+            files.remove_tree(f"{directory}/{entry}")
+        return freed
+
+    return int(userns.call(_with_account(id_map), work)) if entries else 0
+
+
+def collect(store: paths.Store, *, keep: set[str], is_needed: Callable[[], bool]) -> int:
+    """Remove every unpacked layer whose name is not in `keep`, and what killed processes left; return the bytes freed.
+
+    `is_needed` tells whether some job may use layers right now; it is asked under each map's lock, after which no job can start using
+    one unseen. Leaves a map alone that somebody is unpacking for. Goes on past errors and raises the first.
+    """
+    freed = 0
+    first: OSError | None = None
+    for name in _maps(store):
+        fd = locks.try_take(store.layer_map_lock(name))
+        if fd is None or is_needed():
+            if fd is not None:
+                os.close(fd)
+            continue
+        try:
+            freed += _collect_map(store.layer_map(name), keep)
+        except OSError as e:
+            first = first or e
+        finally:
+            os.close(fd)
+    if first:
+        raise errors.InfraError(f"cannot remove layers in {store.layers}: {first.strerror}") from first
+    return freed
+
+
+def _collect_map(directory: str, keep: set[str]) -> int:
+    id_map = _read_map(files.read_json(f"{directory}/map.json"))
+    stale = [entry for entry in os.listdir(directory) if entry not in keep and entry not in ("map.json", EMPTY)]
+    return remove(directory, stale, id_map)
+
+
+def _maps(store: paths.Store) -> list[str]:
+    try:
+        return sorted(entry for entry in os.listdir(store.layers) if os.path.exists(f"{store.layers}/{entry}/map.json"))
+    except FileNotFoundError:
+        return []
+
+
+def _read_map(raw: Any) -> IdMap:
+    uids, gids = raw
+    return IdMap(tuple(Extent(*extent) for extent in uids), tuple(Extent(*extent) for extent in gids))
+
+
+def _root(extents: tuple[Extent, ...]) -> int:
+    return next(extent.outside for extent in extents if extent.inside == 0)
+
+
+def _with_account(id_map: IdMap) -> IdMap:
+    """Map 0 to this account and 1… to the rest of `id_map`: what may manage files of both."""
+    return IdMap(_beside(id_map.uids, os.getuid()), _beside(id_map.gids, os.getgid()))
+
+
+def _beside(extents: tuple[Extent, ...], own: int) -> tuple[Extent, ...]:
+    out = [Extent(0, own, 1)]
+    for extent in extents:
+        if extent.outside != own:
+            out.append(Extent(out[-1].inside + out[-1].count, extent.outside, extent.count))
+    return tuple(out)
+
+
+def _inside(extents: tuple[Extent, ...], outside: int) -> int:
+    return next(extent.inside + outside - extent.outside for extent in extents if extent.outside <= outside < extent.outside + extent.count)

@@ -38,7 +38,7 @@ def _gzip(file: IO[bytes]) -> Iterator[bytes]:
         while True:
             try:
                 chunk = stream.read(CHUNK_BYTES)
-            except (igzip.BadGzipFile, EOFError, isal_zlib.IsalError) as e:
+            except (igzip.BadGzipFile, EOFError, isal_zlib.IsalError) as e:  # type: ignore[misc]  # its stubs name no base class
                 raise Malformed(f"its gzip data is damaged: {e}") from e
             if not chunk:
                 return

@@ -22,11 +22,11 @@
 because all lower directories of an overlay must fit into one page of mount options.
 
 Lock order: jobs/<key>.lock, lock, images.lock, layers/<map>.lock, blobs/partial/<hex>.lock. A lock is held for file operations only;
-the exception is a download or an unpacking, which holds the lock of its own entry. A pull also keeps the locks of its blobs, shared, until it
-has recorded its image under images.lock; the collector, which holds images.lock, therefore only ever tries a blob's lock.
+the exception is a download or an unpacking, which holds the lock of its own entry. A pull also keeps the locks of its blobs, shared,
+until it has recorded its image under images.lock; the collector, which holds images.lock, therefore only ever tries a blob's lock.
 
-Inside a job's keeper (its own mount namespace) RUN is a tmpfs that ends with the job. It covers /dev/shm, because that exists everywhere, may
-be traversed by the containers' ids (the state directory may not), and hides nothing that a job could want to see of the host:
+Inside a job's keeper (its own mount namespace) RUN is a tmpfs that ends with the job. It covers /dev/shm, because that exists everywhere,
+may be traversed by the containers' ids (the state directory may not), and hides nothing that a job could want to see of the host:
 
     RUN/
     ├── ns/{user,net-<name>,ipc-<name>,uts-<name>}  pinned namespaces

@@ -1,6 +1,6 @@
 """The one question about layers: the lower directories of an image under an id map. Loaded on the hot path.
 
-Today each id map has layers of its own, unpacked the first time. A layer is named by its diff id; one that has directories which it does not
+Today each id map has layers of its own, unpacked the first time. A layer is named by its diff id; one with directories that it does not
 describe looks different over different layers below, and is named by its chain id (OCI image-spec config.md, "Layer ChainID").
 """
 

@@ -1,7 +1,7 @@
 """One layer's tar -> a directory that overlayfs can use as a lower one (OCI image-spec layer.md, kernel overlayfs.rst).
 
 Runs as root of a user namespace that maps nothing but the layer's owner, and resolves every name beneath the directory's descriptor, so
-what a layer says can reach nothing outside. Only members of this layer count: a whiteout hides what lies below and never what the layer wrote.
+what a layer says can reach nothing outside. A whiteout hides what lies below and never what the layer itself wrote.
 """
 
 import errno
@@ -17,7 +17,8 @@ from runner.kernel import files, syscalls
 OPAQUE = "user.overlay.opaque"
 _WHITEOUT = b".wh."
 _RESOLVE = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_MAGICLINKS | syscalls.RESOLVE_NO_XDEV
-_OURS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENOMEM, errno.EROFS, errno.EMFILE, errno.ENFILE)  # the machine's fault, not the layer's
+# the machine's fault, not the layer's
+_OURS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENOMEM, errno.EROFS, errno.EMFILE, errno.ENFILE)
 _NO_XATTR = (errno.ENOTSUP, errno.EPERM, errno.EINVAL)
 _LONGEST_LINK = 4095
 

@@ -87,7 +87,8 @@ def test_digits_are_an_id_and_not_the_name_of_somebody_else(root: Root) -> None:
     "text",
     [
         "nobody-here", "app:nothing-here", "app:", "1000:", ":", "65536", "0:65536", "70000", "-1", "+0", "0:-1", "--1", "4294967296",
-        "4294967295", "18446744073709551616", "0" * 11, "9" * 5000, "٣", "²", "0x10", "1e3", " 0", "0 ", "1000\n", "app:1:2", "huge", "negative", "short",
+        "4294967295", "18446744073709551616", "0" * 11, "9" * 5000, "٣", "²", "0x10", "1e3", " 0", "0 ", "1000\n", "app:1:2",
+        "huge", "negative", "short",
     ],
 )  # fmt: skip
 def test_everything_else_is_refused_with_a_sentence(root: Root, text: str) -> None:

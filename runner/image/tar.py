@@ -13,6 +13,8 @@ _LONGEST_HEADER = 1024**2  # of one extended header, and of all that belong to o
 _MOST_EXTENTS = 100_000  # of a sparse file
 _LARGEST_FILE = 2**40
 _XATTR = b"SCHILY.xattr."
+_OCTAL = b"01234567"
+_EARLIEST_NS, _LATEST_NS = -(2**31) * 10**9, 2**33 * 10**9  # what every file system holds
 
 _KINDS = {
     b"\0": "file", b"0": "file", b"7": "file", b"S": "file", b"1": "hardlink", b"2": "symlink", b"3": "character", b"4": "block",
@@ -75,9 +77,12 @@ class Reader:
         extended = dict(self._defaults)
         path = link = b""
         spent = 0
+        is_announced = False
         while True:
             header = self._header()
             if header is None:
+                if is_announced:
+                    raise Malformed("the archive ends after an extended header")
                 return None
             if header.kind not in (b"x", b"X", b"g", b"L", b"K"):
                 return self._member(header, extended, path, link)
@@ -86,8 +91,9 @@ class Reader:
                 raise Malformed(f"an extended header has {spent} bytes")
             data = self._exact(header.size)
             self._exact(-header.size % _BLOCK)
+            is_announced = is_announced or header.kind != b"g"
             if header.kind == b"g":
-                self._defaults.update(_records(data))
+                self._set_defaults(_records(data))
                 extended = {**self._defaults, **extended}
             elif header.kind in (b"x", b"X"):
                 extended.update(_records(data))
@@ -110,6 +116,11 @@ class Reader:
         for _ in self._chunks:
             pass
 
+    def _set_defaults(self, records: dict[bytes, bytes]) -> None:
+        self._defaults.update(records)
+        if sum(len(key) + len(value) for key, value in self._defaults.items()) > _LONGEST_HEADER:
+            raise Malformed(f"its global headers hold more than {_LONGEST_HEADER} bytes")
+
     def _header(self) -> _Header | None:
         raw = self._exact(_BLOCK, or_nothing=True)
         if not raw or raw == bytes(_BLOCK):
@@ -125,27 +136,27 @@ class Reader:
         kind = _KINDS.get(header.kind)
         if kind is None:
             raise Malformed(f"a member has the unknown type {header.kind!r}")
-        path = extended.get(b"path", path) or _path(raw)
-        if kind == "file" and header.kind != b"S" and path.endswith(b"/"):
+        path = extended.get(b"path") or path or _path(raw)
+        if header.kind == b"\0" and path.endswith(b"/"):
             kind = "directory"  # the way of v7
         stored = _decimal(extended, b"size", header.size) if kind == "file" else 0
         self._left, self._padding = stored, -stored % _BLOCK
         size = stored
         extents: tuple[Extent, ...] = (Extent(0, stored),)
-        if kind == "file" and (header.kind == b"S" or b"GNU.sparse.major" in extended or b"GNU.sparse.size" in extended):
-            path = extended.get(b"GNU.sparse.name", path)
+        if kind == "file" and (header.kind == b"S" or extended.get(b"GNU.sparse.major") or extended.get(b"GNU.sparse.size")):
+            path = extended.get(b"GNU.sparse.name") or path
             size, extents = self._sparse(header, extended)
         return Member(
             path=_name(path),
             kind=kind,
-            link=_name(extended.get(b"linkpath", link) or _text(raw[157:257])),
+            link=_name(extended.get(b"linkpath") or link or _text(raw[157:257])),
             mode=_number(raw[100:108], "mode") & 0o7777,
             uid=_decimal(extended, b"uid", _number(raw[108:116], "uid")),
             gid=_decimal(extended, b"gid", _number(raw[116:124], "gid")),
-            mtime_ns=_time(extended[b"mtime"]) if b"mtime" in extended else _signed(raw[136:148], "mtime") * 10**9,
+            mtime_ns=_cut(_time(extended[b"mtime"]) if extended.get(b"mtime") else _signed(raw[136:148], "mtime") * 10**9),
             size=size,
             device=(_number(raw[329:337], "device"), _number(raw[337:345], "device")) if kind in ("character", "block") else (0, 0),
-            xattrs=tuple((key[len(_XATTR) :], value) for key, value in extended.items() if key.startswith(_XATTR)),
+            xattrs=tuple((_name(key[len(_XATTR) :]), value) for key, value in extended.items() if key.startswith(_XATTR)),
             extents=extents,
         )
 
@@ -159,6 +170,8 @@ class Reader:
         else:
             size = _decimal(extended, b"GNU.sparse.size", 0)
             numbers = [_integer(text) for text in extended.get(b"GNU.sparse.map", b"").split(b",") if text]
+        if len(numbers) % 2:
+            raise Malformed("a sparse file has a piece without a length")
         extents = tuple(Extent(offset, length) for offset, length in zip(numbers[::2], numbers[1::2], strict=True))
         end = 0
         for extent in extents:
@@ -186,18 +199,20 @@ class Reader:
 
     def _map_in_content(self) -> list[int]:
         """Read the map of format 1.0: decimal numbers, one a line, in blocks before the content."""
-        text = b""
-        wanted = -1
-        while wanted < 0 or text.count(b"\n") < wanted:
+        text = bytearray()
+        lines, wanted = 0, 1
+        while lines < wanted:
             if len(text) > 42 * _MOST_EXTENTS or self._left < _BLOCK:
                 raise Malformed("a sparse file has a map that does not end")
             self._left -= _BLOCK
-            text += self._exact(_BLOCK)
-            if wanted < 0 and b"\n" in text:
-                wanted = 2 * _integer(text.partition(b"\n")[0]) + 1
+            block = self._exact(_BLOCK)
+            text += block
+            if not lines and b"\n" in block:
+                wanted = 2 * _integer(bytes(text).partition(b"\n")[0]) + 1
                 if wanted > 2 * _MOST_EXTENTS:
                     raise Malformed("a sparse file has too many pieces")
-        return [_integer(line) for line in text.split(b"\n")[1:wanted]]
+            lines += block.count(b"\n")
+        return [_integer(line) for line in bytes(text).split(b"\n")[1:wanted]]
 
     def _raw(self, size: int) -> Iterator[memoryview]:
         while size:
@@ -278,13 +293,10 @@ def _signed(field: bytes, what: str) -> int:
     if field[0] & 0x80:
         value = int.from_bytes(field, "big") - (0x80 << 8 * (len(field) - 1))
         return value - (1 << (8 * len(field) - 1)) if field[0] & 0x40 else value
-    digits = field.strip(b"\0 ")
-    if not digits:
-        return 0
-    try:
-        return int(digits.partition(b"\0")[0], 8)
-    except ValueError as e:
-        raise Malformed(f"a header has a {what} that is no number") from e
+    digits = field.strip(b"\0 ").partition(b"\0")[0]
+    if digits.strip(_OCTAL):  # int() would take a sign, 0o7 and 1_0 as well
+        raise Malformed(f"a header has a {what} that is no number")
+    return int(digits or b"0", 8)
 
 
 def _number(field: bytes, what: str) -> int:
@@ -295,7 +307,8 @@ def _number(field: bytes, what: str) -> int:
 
 
 def _decimal(extended: dict[bytes, bytes], key: bytes, default: int) -> int:
-    return _integer(extended[key]) if key in extended else default
+    # an empty value takes a global one back (pax(1), "typeflag g")
+    return _integer(extended[key]) if extended.get(key) else default
 
 
 def _integer(text: bytes) -> int:
@@ -305,7 +318,11 @@ def _integer(text: bytes) -> int:
 
 
 def _time(text: bytes) -> int:
-    """Decode seconds since the epoch with a fraction, to nanoseconds; what no file system can hold is cut to what one can."""
+    """Decode seconds since the epoch with a fraction, to nanoseconds."""
     seconds, _, fraction = text.removeprefix(b"-").partition(b".")
     value = _integer(seconds or b"0") * 10**9 + _integer((fraction + b"0" * 9)[:9])
-    return max(-(2**31) * 10**9, min(2**33 * 10**9, -value if text.startswith(b"-") else value))
+    return -value if text.startswith(b"-") else value
+
+
+def _cut(time_ns: int) -> int:
+    return max(_EARLIEST_NS, min(_LATEST_NS, time_ns))

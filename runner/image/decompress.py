@@ -12,7 +12,8 @@ from isal import igzip, isal_zlib
 
 CHUNK_BYTES = 1024**2
 _WIDEST_WINDOW = 128 * 1024**2  # what `zstd --ultra -22` uses; RFC 8878 asks decoders for 8 MiB at least
-_FOREIGN = {b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"hsqs": "squashfs", b"\xe2\xe1\xf5\xe0": "EROFS"}
+_EROFS = bytes(1024) + b"\xe2\xe1\xf5\xe0"  # without a name it would pass for an empty archive
+_FOREIGN = {b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"hsqs": "squashfs", _EROFS: "EROFS"}
 
 
 class Malformed(ValueError):
@@ -20,8 +21,11 @@ class Malformed(ValueError):
 
 
 def chunks(file: IO[bytes]) -> Iterator[bytes]:
-    """Yield the uncompressed bytes of a regular file, in pieces of at most CHUNK_BYTES. Raises Malformed, OSError."""
-    start = file.read(8)
+    """Yield the uncompressed bytes of a regular file, in pieces of at most CHUNK_BYTES. Raises Malformed, OSError.
+
+    A zstd stream that was cut just ends (its library does not tell): the caller compares the digest of what came.
+    """
+    start = file.read(len(_EROFS))
     file.seek(0)
     for magic, name in _FOREIGN.items():
         if start.startswith(magic):

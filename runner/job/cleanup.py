@@ -7,6 +7,7 @@ from runner.job import keeper, limits, state
 from runner.job.state import JobState
 from runner.kernel import files, locks, userns
 from runner.model import Account, BuildUser
+from runner.sandbox import build_users
 
 
 def cleanup(store: paths.Store, key: str, account: Account, *, attempt: str = "") -> None:
@@ -29,15 +30,14 @@ def cleanup(store: paths.Store, key: str, account: Account, *, attempt: str = ""
 
 
 def end(store: paths.Store, key: str, current: JobState | None, account: Account) -> None:
-    """End a job whose lock the caller holds."""
+    """End a job whose lock the caller holds; without its record (`current` None) what belongs to it is found by its key."""
     first: errors.RunnerError | None = None
-    if current and current.keeper.pid:
+    for each in keeper.find(key) if current is None else [current.keeper]:
         try:
-            keeper.kill(current.keeper)
+            keeper.kill(each)
         except errors.RunnerError as e:
             first = e
-    if current:
-        limits.remove(current.cgroup)
+    limits.remove(limits.directory(key) if current is None else current.cgroup)
     try:
         remove_files(store, key, current.build_user if current else None, account)
     except errors.RunnerError as e:
@@ -47,13 +47,18 @@ def end(store: paths.Store, key: str, current: JobState | None, account: Account
 
 
 def remove_files(store: paths.Store, key: str, user: BuildUser | None, account: Account) -> None:
-    """Remove a job's directory and its lock file. Without a build user only files of the account can be removed."""
+    """Remove a job's directory and its lock file; without a build user whatever any of the account's has written there."""
     directory = store.job(key)
+    why: OSError | None = None
     try:
-        if user and os.path.isdir(directory):
+        if os.path.isdir(directory):
             # work/ of an overlay and what containers wrote belong to the build user: only its namespace may remove them
-            userns.call(user.keeper_map(account), lambda: files.remove_tree(directory))
+            id_map = user.keeper_map(account) if user else build_users.every_map(account)
+            try:
+                userns.call(id_map, lambda: files.remove_tree(directory))
+            except OSError as e:  # a machine that cannot map ids has not let any container write, and the next line does it all
+                why = e
         files.remove_tree(directory)
         files.remove_tree(store.job_lock(key))
     except OSError as e:
-        raise errors.InfraError(f"cannot remove {directory}: {e.strerror}") from e
+        raise errors.InfraError(f"cannot remove {directory}: {(why or e).strerror}", "run `dockless doctor`") from e

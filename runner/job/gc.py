@@ -3,7 +3,7 @@
 import os
 
 from runner import errors, log, paths
-from runner.job import cleanup, state
+from runner.job import cleanup, keeper, state
 from runner.kernel import files, locks
 from runner.model import Account
 
@@ -41,8 +41,12 @@ def _try_one(store: paths.Store, key: str, account: Account) -> bool:
 def _reap_one(store: paths.Store, key: str, account: Account) -> bool:
     try:
         current = state.load(store, key)
-    except errors.RunnerError:
+    except errors.UserError:
+        if keeper.find(key):
+            return False  # another version's job, which that version will end
         current = None
+    except errors.RunnerError:
+        current = None  # no step of it can be run any more, so nobody misses it
     if current and current.keeper.pid and current.keeper.is_alive() and not state.is_orphaned(current):
         return False
     log.debug(f"removing what is left of job {key}")

@@ -36,6 +36,39 @@ class Keeper(NamedTuple):
         return self.boot_id == boot_id() and process.is_alive(self.pid, self.started)
 
 
+def find(name: str) -> list[Keeper]:
+    """Return the committed keepers of the job `name` that run, by what ps shows of them: for a job whose record is lost.
+
+    Containers can give themselves such a command line, but no place as the first process of a PID namespace right below ours.
+    """
+    command = b"\0".join(argument.encode() for argument in _argv(name)) + b"\0"
+    depth = len(_namespace_pids("self")) + 1
+    found = []
+    for entry in os.listdir("/proc"):
+        try:
+            if not entry.isdigit() or os.stat(f"/proc/{entry}").st_uid != os.getuid():
+                continue
+            with open(f"/proc/{entry}/cmdline", "rb") as file:
+                if file.read(4096) != command:
+                    continue
+            numbers = _namespace_pids(entry)
+            if len(numbers) == depth and numbers[-1] == b"1":
+                found.append(Keeper(int(entry), process.start_time(int(entry)), boot_id()))
+        except (FileNotFoundError, ProcessLookupError):  # ended just now
+            continue
+    return found
+
+
+def _namespace_pids(entry: str) -> list[bytes]:
+    """Return a process's number in each PID namespace that it is in, ours first (proc_pid_status(5), NSpid)."""
+    with open(f"/proc/{entry}/status", "rb") as file:
+        return next(line.split()[1:] for line in file if line.startswith(b"NSpid:"))
+
+
+def _argv(name: str) -> list[str]:
+    return [f"dockless: keeper of {name}", "infinity"]
+
+
 class Request(NamedTuple):
     """What a keeper is started with."""
 
@@ -149,7 +182,7 @@ def _inner(request: Request, lifeline: int, ready: int) -> NoReturn:
     if os.read(lifeline, 1) != b"c":
         os._exit(0)
     # a keeper of an idle job should weigh nothing: the interpreter makes way for the smallest program there is
-    os.execve("/usr/bin/sleep", [f"dockless: keeper of {request.name}", "infinity"], {})
+    os.execve("/usr/bin/sleep", _argv(request.name), {})
 
 
 def _furnish(request: Request) -> None:
@@ -157,6 +190,8 @@ def _furnish(request: Request) -> None:
     syscalls.mount("none", "/", "", syscalls.MS_REC | syscalls.MS_PRIVATE)
     flags = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
     syscalls.mount("proc", "/proc", "proc", flags)
+    # what is there may be the same file system, which mount(2) refuses on top of itself (EBUSY): something else goes between
+    syscalls.mount("tmpfs", "/sys/fs/cgroup", "tmpfs", flags)
     syscalls.mount("none", "/sys/fs/cgroup", "cgroup2", flags)
     syscalls.mount("tmpfs", paths.RUN, "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, "mode=755")
     for name in ("ns", "c"):

@@ -19,7 +19,7 @@ def apply(current: JobState, spec: JobSpec, stack: ExitStack) -> JobState:
     if not delegation.directory:
         log.warn(f"limits of {', '.join(asked)} are not enforced on this machine: {delegation.reason}")
         return current
-    directory = f"{delegation.directory}/dockless-{spec.key}"
+    directory = _directory(delegation.directory, spec.key)
     stack.callback(lambda: remove(directory))
     containers = dict(current.containers)
     try:
@@ -30,6 +30,16 @@ def apply(current: JobState, spec: JobSpec, stack: ExitStack) -> JobState:
     except OSError as e:
         raise errors.InfraError(f"limits cannot be set in {e.filename or directory}: {e.strerror}", "run `dockless doctor`") from e
     return current._replace(containers=containers, cgroup=directory)
+
+
+def directory(key: str) -> str:
+    """Return where the groups of a job would be, "" where none are delegated."""
+    delegated = cgroup.delegated().directory
+    return _directory(delegated, key) if delegated else ""
+
+
+def _directory(delegated: str, key: str) -> str:
+    return f"{delegated}/dockless-{key}"
 
 
 class Remover:

@@ -7,7 +7,7 @@ the lease stands.
 from runner import errors, log, paths
 from runner.kernel import files, locks, userns
 from runner.kernel.userns import Range
-from runner.model import IDS_PER_BUILD_USER, Account, BuildUser
+from runner.model import IDS_PER_BUILD_USER, Account, BuildUser, Extent, IdMap
 
 SUBUID, SUBGID = "/etc/subuid", "/etc/subgid"
 
@@ -31,6 +31,23 @@ def available(account: Account) -> list[tuple[int, int]]:
     return slices(
         userns.subordinate_ranges(account.name, account.uid, SUBUID), userns.subordinate_ranges(account.name, account.uid, SUBGID)
     )
+
+
+def every_map(account: Account) -> IdMap:
+    """Map 0 to the account and 1… to all of its slices: who is root there may remove what any container of the account wrote."""
+    uids, gids = zip(*available(account), strict=True) if available(account) else ((), ())
+    return IdMap(_side(account.uid, uids), _side(account.gid, gids))
+
+
+def _side(own: int, starts: tuple[int, ...]) -> tuple[Extent, ...]:
+    extents = [Extent(0, own, 1)]
+    for start in sorted(starts):
+        last = extents[-1]
+        if last.outside + last.count == start:  # the kernel takes 340 extents at most
+            extents[-1] = last._replace(count=last.count + IDS_PER_BUILD_USER)
+        else:
+            extents.append(Extent(last.inside + last.count, start, IDS_PER_BUILD_USER))
+    return tuple(extents)
 
 
 def lease(store: paths.Store, account: Account, name: str) -> BuildUser:

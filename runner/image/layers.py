@@ -133,19 +133,19 @@ def _make_empty(directory: str, id_map: IdMap) -> str:
 def _unpack_one(image: Image, at: int, id_map: IdMap, directory: str, lowers: list[str], store: paths.Store) -> str:
     """Unpack one layer beside the others and rename it into place once it is whole and on the disk."""
     # the decompressors cost 10 ms to import: who has the layers does not pay for them
-    from runner.image import layer_blob, unpack
+    from runner.image import below, layer_blob
 
     layer = image.layers[at]
     staging = _make_staging(directory, _by_diff(image.layers, at), id_map)
     what = f"layer {at + 1} of image {image.source}"
     root = os.open(staging, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    below = [os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) for path in lowers]
+    lower_fds = [os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) for path in lowers]
     try:
         with open(store.blob(layer.blob.digest), "rb") as file:
 
             def fill() -> int:
                 implicit = layer_blob.unpack_verified(file, root, diff_id=layer.diff_id, what=what)
-                unpack.inherit(root, implicit, below)
+                below.inherit(root, implicit, lower_fds)
                 syscalls.syncfs(root)
                 return len(implicit)
 
@@ -157,7 +157,7 @@ def _unpack_one(image: Image, at: int, id_map: IdMap, directory: str, lowers: li
         remove(directory, [os.path.basename(staging)], id_map)
         raise
     finally:
-        for fd in (root, *below):
+        for fd in (root, *lower_fds):
             os.close(fd)
     return path
 

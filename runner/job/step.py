@@ -13,7 +13,7 @@ from types import FrameType
 from typing import NamedTuple, NoReturn
 
 from runner import errors, log, paths
-from runner.job import keeper
+from runner.job import guard, keeper, stop
 from runner.job.state import ContainerState, JobState
 from runner.kernel import files, process, syscalls
 from runner.model import Outcome
@@ -33,7 +33,8 @@ class Request(NamedTuple):
     umask: int | None = None
     stdin: int = 0
     terminal: bool = False
-    # a stop signal to us: TERM to every process of the container, KILL after the grace. False: signals go to its PID 1, as docker run does
+    # a stop signal to us: TERM to every process of the container, PID 1 last, KILL after the grace. False: signals go to its PID 1, as
+    # docker run does
     stops: bool = True
     grace_s: float = 10.0
 
@@ -122,14 +123,11 @@ class _Cgroup:
 
 
 def _start(bundle: str, step_id: str, request: Request, cgroup: _Cgroup) -> int:
-    """Fork the process that becomes crun, in the job's PID namespace; returns its pid."""
+    """Fork the process that becomes crun, in the job's PID namespace, under a guard; returns the guard's pid."""
     path = process.find("crun")
     argv = crun.run_argv(bundle, step_id)
     log.debug(f"+ {process.display(argv)}")
-    pid = os.fork()
-    if pid == 0:
-        _become_crun(path, argv, request, cgroup)
-    return pid
+    return guard.start(lambda: _become_crun(path, argv, request, cgroup))
 
 
 def _become_crun(path: str, argv: list[str], request: Request, cgroup: _Cgroup) -> NoReturn:
@@ -204,12 +202,12 @@ def _wait(pid: int, wake: int, received: list[int], bundle: str, request: Reques
                     handled += 1
                     if request.stops and number in _STOP_SIGNALS:
                         deadline = deadline or time.monotonic() + request.grace_s
-                        _signal(target, signal.SIGTERM, everyone=True)
+                        stop.terminate(target, patience_s=request.grace_s / 2)
                     elif not request.stops:
-                        _signal(target, number, everyone=False)
+                        stop.send(target, number)
             if deadline is not None and time.monotonic() >= deadline:
                 deadline = None
-                _signal(_init_pid(bundle), signal.SIGKILL, everyone=False)
+                stop.send(_init_pid(bundle), signal.SIGKILL)
     finally:
         os.close(pidfd)
 
@@ -220,32 +218,3 @@ def _init_pid(bundle: str) -> int:
         return int(files.read(f"{bundle}/pid") or b"0")
     except (FileNotFoundError, ValueError):
         return 0
-
-
-def _signal(target: int, number: int, *, everyone: bool) -> None:
-    """Signal the step's PID 1, or everyone in its PID namespace but PID 1 (what docker's executor does on cancel). A gone target is fine.
-
-    PID 1 gets it as well: a shell there has a trap for TERM, and the kernel drops it where there is none.
-    """
-    if target == 0:
-        return
-
-    def send() -> None:
-        try:
-            fd = os.open(f"/proc/{target}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
-            os.kill(target, number)
-        except (FileNotFoundError, ProcessLookupError):
-            return
-        if everyone:
-            syscalls.setns(fd, syscalls.CLONE_NEWPID)
-            process.fork_call(lambda: _kill_all(number))
-
-    # a child, because our own pids are those of the host: only children are in the job's PID namespace
-    process.fork_call(send)
-
-
-def _kill_all(number: int) -> None:
-    try:
-        os.kill(-1, number)
-    except ProcessLookupError:
-        pass

@@ -61,6 +61,17 @@ def test_every_process_of_a_cancelled_stage_is_told(gitlab: GitLab) -> None:
     assert [f"told {name}\n" in shown for name in ("one", "two")] == [True, True]
 
 
+def test_background_process_finishes_its_trap_although_the_script_goes_on(gitlab: GitLab) -> None:
+    behind = """sh -c 'trap "sleep 1; echo background was told; exit 0" TERM; echo behind is up; while :; do sleep 0.1; done'"""
+    with gitlab.prepared() as attempt:
+        call = start_until(attempt, "behind is up", f"{behind} & sleep 4711")
+        call.signal_group(signal.SIGTERM)
+        ended = attempt.finish("build_script", call)
+        shown = text_of(attempt)
+    assert ended.returncode == 1
+    assert "background was told\n" in shown
+
+
 def test_script_that_does_not_listen_is_killed_after_a_grace(gitlab: GitLab) -> None:
     deaf = "trap '' TERM; echo ready; while :; do sleep 0.1; done"
     with gitlab.prepared() as attempt:

@@ -59,7 +59,7 @@ def _make_repository(directory: Path) -> str:
     (work / "test.sh").write_text(_TEST)
     (work / "test.sh").chmod(0o755)
     who = {f"GIT_{role}_{part}": "demo@example.invalid" for role in ("AUTHOR", "COMMITTER") for part in ("NAME", "EMAIL")}
-    env = {"PATH": os.environ["PATH"], "HOME": directory, "GIT_CONFIG_NOSYSTEM": "1", **who}
+    env = {"PATH": os.environ["PATH"], "HOME": str(directory), "GIT_CONFIG_NOSYSTEM": "1", **who}
 
     def git(*arguments: str | Path) -> str:
         return subprocess.run(["git", *arguments], cwd=work, env=env, check=True, capture_output=True, text=True).stdout.strip()

@@ -166,6 +166,14 @@ class Attempt:
         lines = [body] if isinstance(body, str) else body
         return gitlab_shell.finish(lines, shell=setting.shell, posix=setting.flag("FF_POSIXLY_CORRECT_ESCAPES"))
 
+    def environment(self) -> dict[str, str]:
+        """Return the environment that every call gets now."""
+        build, variables = self.build, self.build.variables()
+        return gitlab_variables.driver_environment(
+            build.runner.env, temp_dir=self.temp_dir, job_env=self.job_env, variables=variables,
+            job_services=gitlab_variables.services(build.payload, variables),
+        )  # fmt: skip
+
     def _configure(self) -> Ended:
         build = self.build
         self.temp_dir = self._make_directory(build.runner.env.get("TMPDIR") or "/tmp", "custom-executor")
@@ -210,14 +218,9 @@ class Attempt:
         return self._start("run", (script, stage), build.write, build.write)
 
     def _start(self, program: str, more: tuple[str, ...], stdout: Callable[[bytes], None], stderr: Callable[[bytes], None]) -> Call | Ended:
-        build, variables = self.build, self.build.variables()
-        env = gitlab_variables.driver_environment(
-            build.runner.env, temp_dir=self.temp_dir, job_env=self.job_env, variables=variables,
-            job_services=gitlab_variables.services(build.payload, variables),
-        )  # fmt: skip
-        argv = [*build.runner.driver[program], *more]
+        argv = [*self.build.runner.driver[program], *more]
         try:
-            return Call(argv, env=env, cwd=self.temp_dir or None, stdout=stdout, stderr=stderr)
+            return Call(argv, env=self.environment(), cwd=self.temp_dir or None, stdout=stdout, stderr=stderr)
         except OSError as e:
             return Ended(None, 0.0, Failure(f"failed to start command: {argv[0]}: {e.strerror}"))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from runner.image import below, unpack
-from runner.kernel import accounts, syscalls, userns
+from runner.kernel import accounts, files, syscalls, userns
 from runner.model import Account, BuildUser, IdMap
 from runner.sandbox import build_users
 
@@ -75,6 +75,20 @@ def fill(raw: bytes, root: int, bounds: unpack.Bounds | None, lowers: list[int])
     implicit = unpack.Tree(root, "layer 1", bounds or unpack.Bounds()).fill(raw[at : at + 10_000] for at in range(0, len(raw), 10_000))
     below.inherit(root, implicit, lowers)
     return [os.fsdecode(path) for path in implicit]
+
+
+def fill_here(raw: bytes, directory: Path, lower: Sequence[Path]) -> None:
+    """Unpack right here into a directory, over the layers `lower` (topmost first)."""
+    root, *lowers = (os.open(path, os.O_RDONLY | os.O_DIRECTORY) for path in (directory, *lower))
+    fill(raw, root, None, lowers)
+    for fd in (root, *lowers):
+        os.close(fd)
+
+
+def remove_all(directory: Path) -> None:
+    """Remove right here what a directory holds, whoever owns it."""
+    for name in os.listdir(directory):
+        files.remove_tree(str(directory / name))
 
 
 def look(directory: Path) -> Tree:

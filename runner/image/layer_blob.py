@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import IO
 
 from runner.errors import InfraError, UserError
-from runner.image import decompress, unpack
+from runner.image import bounds, decompress, unpack
 
 _WAITING = 8  # chunks between the two threads
 
@@ -47,7 +47,7 @@ class _Pump:
         return f"sha256:{self._hasher.hexdigest()}"
 
 
-def unpack_verified(file: IO[bytes], root: int, *, diff_id: str, what: str, bounds: unpack.Bounds | None = None) -> list[bytes]:
+def unpack_verified(file: IO[bytes], root: int, *, diff_id: str, what: str, limits: bounds.Bounds = bounds.DEFAULT) -> list[bytes]:
     """Fill the directory `root` from a blob whose uncompressed digest is `diff_id`; return its directories without a description.
 
     Raises UserError for a layer that is damaged, InfraError when the disk fails; the caller removes what is there then. Blocks.
@@ -55,9 +55,9 @@ def unpack_verified(file: IO[bytes], root: int, *, diff_id: str, what: str, boun
     """
     pump = _Pump(file)
     try:
-        implicit = unpack.Tree(root, what, bounds or unpack.Bounds()).fill(pump.chunks())
+        implicit = unpack.Tree(root, what, limits).fill(pump.chunks())
     except decompress.Malformed as e:
-        raise UserError(f"{what} cannot be unpacked: {e}", "the image is damaged or unusable here: build or choose another one") from e
+        raise bounds.refused(what, str(e)) from e
     except MemoryError as e:
         raise InfraError(f"cannot unpack {what}: out of memory") from e
     if pump.digest() != diff_id:

@@ -8,10 +8,9 @@ import errno
 import os
 import stat
 from collections.abc import Iterable
-from typing import NamedTuple
 
-from runner.errors import InfraError, UserError
-from runner.image import below, tar
+from runner.errors import UserError
+from runner.image import below, bounds, tar
 from runner.kernel import files, syscalls
 
 _WHITEOUT = b".wh."
@@ -23,25 +22,15 @@ _OURS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENOMEM, errno.EROFS, errno
 _NO_XATTR = (errno.ENOTSUP, errno.EPERM, errno.EINVAL)
 _TOO_LARGE_XATTR = (errno.ENOSPC, errno.E2BIG, errno.ERANGE)
 _LONGEST_LINK = 4095
-_INODE_BYTES = 4096  # what an entry without content takes of a disk, about
-_NAME_BYTES = 200  # what remembering a name takes, besides itself
-
-
-class Bounds(NamedTuple):
-    """How much one layer may unpack to; with `reserve_bytes` of the file system left free. Directories without a member count too."""
-
-    members: int = 5_000_000
-    total_bytes: int = 256 * 1024**3
-    names_bytes: int = 512 * 1024**2  # of directories and whiteouts, which stay in memory to the end
-    reserve_bytes: int = 256 * 1024**2
 
 
 class Tree:
     """The directory that a layer is unpacked into."""
 
-    def __init__(self, root: int, what: str, bounds: Bounds) -> None:
+    def __init__(self, root: int, what: str, limits: bounds.Bounds) -> None:
         """Work beneath the directory descriptor `root`, which stays the caller's; `what` names the layer in errors."""
-        self.root, self._what, self._bounds = root, what, bounds
+        self.root, self._what = root, what
+        self._meter = bounds.Meter(root, what, limits)
         self._implicit: dict[bytes, None] = {}  # directories that no member described, in order; some may be gone
         self._times: dict[bytes, int] = {}  # of directories: what is written into them later changes them
         self._hidden: set[bytes] = set()  # paths that a whiteout of this layer stands for
@@ -49,7 +38,6 @@ class Tree:
         self._opaque: set[bytes] = set()  # directories that nothing below shines through
         self._passed_over: set[bytes] = set()  # devices
         self._parent: tuple[bytes, int] | None = None
-        self._written = self._unchecked = self._members = self._names = 0
 
     def fill(self, chunks: Iterable[bytes]) -> list[bytes]:
         """Unpack a whole archive and read it to its very end; return what depends on the layers below, for `below.inherit`.
@@ -61,7 +49,7 @@ class Tree:
         os.fchmod(self.root, 0o755)
         try:
             while member := reader.next():
-                self._count_entry()
+                self._meter.entry()
                 self._add(reader, member)
             reader.drain()
             self._drop_idle_whiteouts()
@@ -88,8 +76,7 @@ class Tree:
         except OSError as e:
             words = os.strerror(e.errno or errno.EIO)
             if e.errno in _OURS:
-                hint = "free some space: dockless gc" if e.errno in (errno.ENOSPC, errno.EDQUOT) else ""
-                raise InfraError(f"cannot unpack {self._what}: {words}", hint) from e
+                raise bounds.failed(self._what, e.errno) from e
             raise self._refused(f"{show(member.path)} cannot be made: {words}") from e
 
     def _describe_root(self, member: tar.Member) -> None:
@@ -128,7 +115,7 @@ class Tree:
             case _:
                 # device nodes are passed over: nobody without privilege may make them, and each container gets its own /dev
                 self._remove(parent, name)
-                self._keep_name(path)
+                self._meter.name(path)
                 self._passed_over.add(path)
 
     def _make_directory(self, parent: int, name: bytes, path: bytes, member: tar.Member) -> None:
@@ -145,7 +132,7 @@ class Tree:
                 self._make_opaque(fd, path)
         finally:
             os.close(fd)
-        self._keep_name(path)
+        self._meter.name(path)
         self._times[path] = member.mtime_ns
         self._implicit.pop(path, None)
 
@@ -172,7 +159,7 @@ class Tree:
                 if offset != at:
                     os.lseek(fd, offset, os.SEEK_SET)
                 at = offset + len(piece)
-                self._count(len(piece))
+                self._meter.content(len(piece))
                 while piece:
                     piece = piece[os.write(fd, piece) :]
             if at < member.size:
@@ -202,7 +189,7 @@ class Tree:
         except FileNotFoundError as e:
             if b"/".join(there) not in self._passed_over:
                 raise self._lost(member) from e
-            self._keep_name(path)
+            self._meter.name(path)
             self._passed_over.add(path)
         finally:
             os.close(source)
@@ -222,7 +209,7 @@ class Tree:
             raise self._refused(f"{show(marker)} is a whiteout of nothing that could exist")
         path = parent_path + b"/" + name if parent_path else name
         parent = self._open_parent(parent_path)
-        self._keep_name(path)
+        self._meter.name(path)
         self._hidden.add(path)
         try:
             mode = os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode
@@ -243,7 +230,7 @@ class Tree:
 
     def _make_opaque(self, fd: int, path: bytes) -> None:
         os.setxattr(fd, below.OPAQUE, b"y")
-        self._keep_name(path)
+        self._meter.name(path)
         self._opaque.add(path)
 
     def _drop_idle_whiteouts(self) -> None:
@@ -292,14 +279,14 @@ class Tree:
                 os.close(parent)
 
     def _make_implicit(self, parent: int, name: bytes, path: bytes) -> None:
-        self._count_entry()
+        self._meter.entry()
         self._remove(parent, name)
         os.mkdir(name, 0o755, dir_fd=parent)
         if path in self._hidden:
             self._implicit.pop(path, None)
             self._make_opaque_at(parent, name, path)
         else:
-            self._keep_name(path)
+            self._meter.name(path)
             self._implicit[path] = None
 
     def _forget_parent(self) -> None:
@@ -328,11 +315,11 @@ class Tree:
             # overlayfs reads user.overlay.* as orders; the rest means nothing in a user namespace or would be refused
             if name != "security.capability" and (not name.startswith("user.") or name.startswith("user.overlay.")):
                 continue
-            self._count(len(value))
+            self._meter.content(len(value))
             try:
                 os.setxattr(fd, name, value)
             except OSError as e:
-                if e.errno in _TOO_LARGE_XATTR and self._has_room(0):
+                if e.errno in _TOO_LARGE_XATTR and self._meter.has_room(0):
                     raise self._refused(f"{show(member.path)} has an attribute that is too large for the file system here") from e
                 if e.errno not in _NO_XATTR:
                     raise
@@ -342,35 +329,6 @@ class Tree:
             owner = f"{member.uid}:{member.gid}"
             raise self._refused(f"{show(member.path)} belongs to {owner}, and a container has the ids 0 to 65535")
         return member.uid, member.gid
-
-    def _count_entry(self) -> None:
-        self._members += 1
-        if self._members > self._bounds.members:
-            raise self._refused(f"more than {self._bounds.members} members")
-        self._count_disk(_INODE_BYTES)
-
-    def _keep_name(self, path: bytes) -> None:
-        self._names += len(path) + _NAME_BYTES
-        if self._names > self._bounds.names_bytes:
-            raise self._refused(f"names of directories that take more than {self._bounds.names_bytes} bytes")
-
-    def _count(self, size: int) -> None:
-        """Stop a bomb before it fills the disk of everybody else."""
-        self._written += size
-        if self._written > self._bounds.total_bytes:
-            raise self._refused(f"more than {self._bounds.total_bytes} bytes of content")
-        self._count_disk(size)
-
-    def _count_disk(self, size: int) -> None:
-        self._unchecked += size
-        if self._unchecked > 64 * 1024**2:
-            self._unchecked = 0
-            if not self._has_room(self._bounds.reserve_bytes):
-                raise InfraError(f"cannot unpack {self._what}: {os.strerror(errno.ENOSPC)}", "free some space: dockless gc")
-
-    def _has_room(self, size: int) -> bool:
-        room = os.fstatvfs(self.root)
-        return room.f_bavail * room.f_frsize > size
 
     def _set_times(self) -> None:
         for path, mtime_ns in self._times.items():
@@ -391,7 +349,7 @@ class Tree:
         return True
 
     def _refused(self, words: str) -> UserError:
-        return UserError(f"{self._what} cannot be unpacked: {words}", "the image is damaged or unusable here: build or choose another one")
+        return bounds.refused(self._what, words)
 
 
 def show(name: bytes) -> str:

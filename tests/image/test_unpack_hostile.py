@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from runner.errors import InfraError, RunnerError, UserError
-from runner.image import unpack
+from runner.image.bounds import Bounds
 from runner.kernel import files
 from tests.support import archives, images, trees
 from tests.support.images import TarEntry, directory, file, hardlink, symlink
@@ -210,26 +210,26 @@ def test_special_directory_as_a_link_stays_a_link_and_harms_nobody(target: Path,
 # --- D4 10, 11: bounds
 
 
-def refused(target: Path, raw: bytes, bounds: unpack.Bounds, kind: type[RunnerError] = UserError) -> str:
+def refused(target: Path, raw: bytes, limits: Bounds, kind: type[RunnerError] = UserError) -> str:
     with pytest.raises(kind) as caught:
-        trees.unpack_tar(raw, target, bounds=bounds)
+        trees.unpack_tar(raw, target, limits=limits)
     return caught.value.message
 
 
 def test_content_is_bounded(target: Path) -> None:
     raw = images.tar([file(str(number), bytes(1000)) for number in range(20)])
-    assert "more than 10000 bytes" in refused(target, raw, unpack.Bounds(total_bytes=10_000))
+    assert "more than 10000 bytes" in refused(target, raw, Bounds(total_bytes=10_000))
     assert trees.in_keeper(lambda: files.disk_usage(str(target))) < 100_000
 
 
 def test_bomb_stops_at_the_bound_and_not_at_its_own_end(target: Path) -> None:
     raw = archives.header(size=archives.base256(2**60)) + bytes(1024**2)
-    assert "more than 100000 bytes" in refused(target, raw, unpack.Bounds(total_bytes=100_000))
+    assert "more than 100000 bytes" in refused(target, raw, Bounds(total_bytes=100_000))
 
 
 @pytest.mark.parametrize("entries", [[file(str(number)) for number in range(101)], [file("a/" * 101 + "f")], [file("same")] * 101])
 def test_members_are_bounded_with_the_directories_that_they_need(target: Path, entries: list[TarEntry]) -> None:
-    assert "more than 100 members" in refused(target, images.tar(entries), unpack.Bounds(members=100))
+    assert "more than 100 members" in refused(target, images.tar(entries), Bounds(members=100))
 
 
 @pytest.mark.parametrize(
@@ -241,25 +241,25 @@ def test_members_are_bounded_with_the_directories_that_they_need(target: Path, e
     ],
 )
 def test_names_that_stay_in_memory_are_bounded(target: Path, entries: list[TarEntry]) -> None:
-    assert "names of directories" in refused(target, images.tar(entries), unpack.Bounds(names_bytes=10_000))
+    assert "names of directories" in refused(target, images.tar(entries), Bounds(names_bytes=10_000))
 
 
 def test_attributes_count_as_content(target: Path) -> None:
     raw = images.tar([TarEntry(str(number), pax={"SCHILY.xattr.user.x": "v" * 1000}) for number in range(20)])
-    assert "more than 10000 bytes" in refused(target, raw, unpack.Bounds(total_bytes=10_000))
+    assert "more than 10000 bytes" in refused(target, raw, Bounds(total_bytes=10_000))
 
 
 @pytest.mark.parametrize(
     "entries", [[file("big", bytes(70 * 1024**2))], [directory(f"{number}") for number in range(17_000)]], ids=["content", "directories"]
 )
 def test_reserve_of_the_disk_is_left_alone(target: Path, entries: list[TarEntry]) -> None:
-    assert "No space left" in refused(target, images.tar(entries), unpack.Bounds(reserve_bytes=2**60), InfraError)
+    assert "No space left" in refused(target, images.tar(entries), Bounds(reserve_bytes=2**60), InfraError)
 
 
 @pytest.mark.parametrize("extent", [b"0,0", b"9223372036854775800,0"])
 def test_sparse_file_of_eight_exbibytes_is_refused(target: Path, extent: bytes) -> None:
     raw = archives.extended(archives.record(b"GNU.sparse.size", b"9223372036854775807"), archives.record(b"GNU.sparse.map", extent))
-    assert "cannot be unpacked" in refused(target, raw + archives.header() + archives.END, unpack.Bounds())
+    assert "cannot be unpacked" in refused(target, raw + archives.header() + archives.END, Bounds())
 
 
 def test_many_small_files_and_directories_without_description_take_no_more_than_linear_time(target: Path) -> None:
@@ -275,12 +275,12 @@ def test_many_small_files_and_directories_without_description_take_no_more_than_
 @pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.FIFOTYPE])
 def test_id_that_no_container_has_is_refused(target: Path, field: str, number: int, kind: bytes) -> None:
     entry = TarEntry("f", kind, link="x", uid=number if field == "uid" else 0, gid=number if field == "gid" else 0)
-    assert f"{number}" in refused(target, images.tar([entry]), unpack.Bounds())
+    assert f"{number}" in refused(target, images.tar([entry]), Bounds())
 
 
 def test_negative_id_is_refused(target: Path) -> None:
     raw = archives.header(uid=archives.base256(-1, 8)) + archives.END
-    assert "uid -1" in refused(target, raw, unpack.Bounds())
+    assert "uid -1" in refused(target, raw, Bounds())
 
 
 # --- D4 13: damage

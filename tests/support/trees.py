@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from runner.image import below, unpack
+from runner.image import below, bounds, unpack
 from runner.kernel import accounts, files, syscalls, userns
 from runner.model import Account, BuildUser, IdMap
 from runner.sandbox import build_users
@@ -54,7 +54,7 @@ def in_keeper(function: Callable[[], Any]) -> Any:
     return userns.call(keeper(), inside, flags=syscalls.CLONE_NEWNS)
 
 
-def unpack_tar(raw: bytes, directory: Path, *, bounds: unpack.Bounds | None = None, lower: Sequence[Path] = ()) -> list[str]:
+def unpack_tar(raw: bytes, directory: Path, *, limits: bounds.Bounds = bounds.DEFAULT, lower: Sequence[Path] = ()) -> list[str]:
     """Unpack a layer as the product does, over the layers `lower` (topmost first); return its directories without a description."""
 
     def make() -> None:
@@ -64,15 +64,15 @@ def unpack_tar(raw: bytes, directory: Path, *, bounds: unpack.Bounds | None = No
     in_keeper(make)
     root, *lowers = (os.open(path, os.O_RDONLY | os.O_DIRECTORY) for path in (directory, *lower))
     try:
-        return [str(path) for path in userns.call(isolated(), lambda: fill(raw, root, bounds, lowers))]
+        return [str(path) for path in userns.call(isolated(), lambda: fill(raw, root, limits, lowers))]
     finally:
         for fd in (root, *lowers):
             os.close(fd)
 
 
-def fill(raw: bytes, root: int, bounds: unpack.Bounds | None, lowers: list[int]) -> list[str]:
+def fill(raw: bytes, root: int, limits: bounds.Bounds, lowers: list[int]) -> list[str]:
     """Unpack right here into the descriptor `root`."""
-    implicit = unpack.Tree(root, "layer 1", bounds or unpack.Bounds()).fill(raw[at : at + 10_000] for at in range(0, len(raw), 10_000))
+    implicit = unpack.Tree(root, "layer 1", limits).fill(raw[at : at + 10_000] for at in range(0, len(raw), 10_000))
     below.inherit(root, implicit, lowers)
     return [os.fsdecode(path) for path in implicit]
 
@@ -80,7 +80,7 @@ def fill(raw: bytes, root: int, bounds: unpack.Bounds | None, lowers: list[int])
 def fill_here(raw: bytes, directory: Path, lower: Sequence[Path]) -> None:
     """Unpack right here into a directory, over the layers `lower` (topmost first)."""
     root, *lowers = (os.open(path, os.O_RDONLY | os.O_DIRECTORY) for path in (directory, *lower))
-    fill(raw, root, None, lowers)
+    fill(raw, root, bounds.DEFAULT, lowers)
     for fd in (root, *lowers):
         os.close(fd)
 

@@ -24,7 +24,7 @@ DEFAULT = Bounds()
 
 
 class Meter:
-    """Counts what a layer takes, and stops it before it fills the disk that others need: UserError past the bounds, InfraError past ours."""
+    """Counts what a layer takes, and stops it before it fills the disk of others: UserError past its bounds, InfraError past ours."""
 
     def __init__(self, root: int, what: str, bounds: Bounds) -> None:
         """Watch the file system of the directory descriptor `root`; `what` names the layer in errors."""

@@ -14,9 +14,15 @@ _ENGINE_FAILED = 125  # as podman and docker run report their own failures
 
 
 def main() -> None:
-    """Run the command line and exit."""
+    """Run the command line and exit, without the interpreter taking itself apart, which lasts as long as its start."""
     _open_missing_streams()
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError:
+        pass  # `run` has told it already
+    os._exit(code)
 
 
 def _open_missing_streams() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from runner import config
 from runner.kernel import files
 
-_FORMAT = 1
+_FORMAT = 2  # another number whenever the same file comes to mean something else
 SYSTEM_FILE = "/etc/dockless/config.yaml"
 
 

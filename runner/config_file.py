@@ -5,7 +5,7 @@ import ipaddress
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from runner import config, config_yaml, model, quantities
+from runner import config, config_yaml, model, quantities, registry_name
 from runner.errors import UserError
 from runner.kernel import files
 
@@ -126,17 +126,27 @@ def _variable(table: "_Table", key: str, value: Any) -> str:
 
 
 def _registries(table: "_Table") -> tuple[tuple[str, config.Registry], ...]:
-    found = []
-    for name in table.names():
-        entry = table.table(name)
-        found.append(
-            (
-                name,
-                config.Registry(mirrors=entry.texts("mirrors"), plain_http=entry.flag("plain_http"), ca_file=_absolute(entry, "ca_file")),
-            )
+    found: dict[str, config.Registry] = {}
+    for written in table.names():
+        name = _normalised(registry_name.of_setting, written, table.place())
+        entry = table.table(written)
+        if name in found:
+            raise UserError(f"configuration {table.place()}: {name} stands there twice", "docker.io and index.docker.io are the same")
+        found[name] = config.Registry(
+            mirrors=tuple(_normalised(registry_name.mirror, url, f"{entry.where}mirrors") for url in entry.texts("mirrors")),
+            plain_http=entry.flag("plain_http"),
+            ca_file=_absolute(entry, "ca_file"),
         )
         entry.refuse_unknown()
-    return tuple(found)
+    return tuple(found.items())
+
+
+def _normalised(function: Callable[[str], str], text: str, place: str) -> str:
+    """Apply a function of registry_name; its UserError gets the place."""
+    try:
+        return function(text)
+    except UserError as e:
+        raise UserError(f"configuration {place}: {e.message}", e.hint) from e
 
 
 def _limits(table: "_Table") -> model.Limits:
@@ -177,6 +187,10 @@ class _Table:
             raise UserError(f"configuration {file}: {name} is not a table of keys", "see docs/configuration.md")
         self._value: dict[str, Any] = {str(key): item for key, item in value.items()}
         self._known: list[str] = []
+
+    def place(self) -> str:
+        """Return the file and the key of the table itself."""
+        return self.where.removesuffix(".")
 
     def _get(self, key: str, kinds: tuple[type, ...], default: _T, expected: str) -> Any | _T:
         self._known.append(key)

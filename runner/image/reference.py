@@ -5,6 +5,7 @@ Loaded on the hot path: a name must be canonical before the store can be asked f
 
 import os
 
+from runner import registry_name
 from runner.errors import UserError
 from runner.model import Reference
 
@@ -82,18 +83,16 @@ def is_digest(text: str) -> bool:
 def _split(name: str) -> tuple[str, str]:
     first, slash, rest = name.partition("/")
     if slash and ("." in first or ":" in first or first == "localhost" or first != first.lower()):
-        registry, repository = first.lower(), rest
+        registry, repository = registry_name.fold(first), rest
     else:
         registry, repository = "docker.io", name
-    if registry == "index.docker.io":
-        registry = "docker.io"
     if registry == "docker.io" and repository and "/" not in repository:
         repository = f"library/{repository}"
     return registry, repository
 
 
 def _check_name(text: str, registry: str, repository: str) -> None:
-    if not _is_registry(registry):
+    if not registry_name.is_valid(registry):
         raise UserError(f"bad image name {_quoted(text)}: {_quoted(registry)} is not a registry's host[:port]", _HINT)
     if repository != repository.lower() and _is_path(repository.lower()):
         raise UserError(f"bad image name {_quoted(text)}: a repository has no upper-case letters", f"did you mean {repository.lower()}?")
@@ -104,24 +103,6 @@ def _check_name(text: str, registry: str, repository: str) -> None:
     short = repository.removeprefix("library/")
     if registry == "docker.io" and len(short) == 64 and _HEX.issuperset(short):
         raise UserError(f"bad image name {_quoted(text)}: it is an image id", "use a name, or name@sha256:<digest>")
-
-
-def _is_registry(text: str) -> bool:
-    host, port = text, ""
-    if text.startswith("["):  # an IPv6 address
-        inner, bracket, port = text[1:].partition("]")
-        if not bracket or ":" not in inner or len(inner) > 39 or not (_HEX | {":", "."}).issuperset(inner):
-            return False
-    else:
-        host, colon, port = text.partition(":")
-        port = colon + port
-        for label in host.split("."):
-            if not label or not _ALNUM.issuperset(label.replace("-", "")) or label.startswith("-") or label.endswith("-"):
-                return False
-    if not port:
-        return True
-    number = port[1:]
-    return port[0] == ":" and 0 < len(number) < 6 and number.isascii() and number.isdigit() and 0 < int(number) < 65536
 
 
 def _is_path(text: str) -> bool:

@@ -75,7 +75,7 @@ def test_no_file_is_the_defaults_and_leaves_no_cache(home: Home) -> None:
 
 
 def test_settings_are_the_same_from_the_file_and_from_the_cache(home: Home) -> None:
-    home.write("account: ci\nimages: {allowed: [a]}\nregistries: {docker.io: {mirrors: [x]}}\ngitlab: {services: [{name: r}]}\n")
+    home.write("account: ci\nimages: {allowed: [a]}\nregistries: {docker.io: {mirrors: ['http://x']}}\ngitlab: {services: [{name: r}]}\n")
     first = home.load()
     assert first.gitlab.services == (ServiceSettings("r"),)
     assert home.cache.stat().st_mode & 0o777 == 0o600

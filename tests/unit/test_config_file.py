@@ -211,6 +211,92 @@ def test_bad_value_is_refused_with_what_it_can_be(refuse: Refuse, text: str, mes
 
 
 @pytest.mark.parametrize(
+    ("written", "name"),
+    [
+        ("docker.io", "docker.io"), ("Docker.IO", "docker.io"), ("index.docker.io", "docker.io"), ("Index.Docker.io/", "docker.io"),
+        ("registry.example/", "registry.example"), ("Registry.Example:5000", "registry.example:5000"), ("LOCALHOST", "localhost"),
+        ("[::1]:5000", "[::1]:5000"), ("[FD00::1]", "[fd00::1]"), ("cache", "cache"),
+    ],
+)  # fmt: skip
+def test_name_of_a_registry_is_the_one_that_images_have(load: Load, written: str, name: str) -> None:
+    found = load(f"registries: {{'{written}': {{plain_http: true}}}}")
+    assert found.registries == ((name, Registry(plain_http=True)),)
+    assert found.registry(name).plain_http
+
+
+@pytest.mark.parametrize(
+    ("written", "message", "hint"),
+    [
+        ("https://docker.io", "'https://docker.io' has a scheme, which the name of a registry has not", "write docker.io"),
+        (
+            "https://Index.docker.io/v1/",
+            "'https://Index.docker.io/v1/' has a scheme, which the name of a registry has not",
+            "write docker.io",
+        ),
+        ("http://registry.example:5000/", "'http://registry.example:5000/' has a scheme, ", "write registry.example:5000"),
+        ("https://", "'https://' has a scheme, ", "write it as in an image name"),
+        ("docker.io/library", "'docker.io/library' has a path, which the name of a registry has not", "write docker.io"),
+        ("registry.example//", "'registry.example//' has a path, ", "write registry.example"),
+        ("me:hunter2@registry.example", "a registry's name has credentials in it", "DOCKER_AUTH_CONFIG"),
+        ("", "'' is not the name of a registry", "docker.io, registry.example or registry.example:5000"),
+        ("/", "'/' is not the name of a registry", "docker.io"),
+        ("a b", "'a b' is not the name of a registry", "docker.io"),
+        ("registry.example:http", "'registry.example:http' is not the name of a registry", "docker.io"),
+        ("registry.example:0", "'registry.example:0' is not the name of a registry", "docker.io"),
+        ("*.example", "'*.example' is not the name of a registry", "docker.io"),
+        ("x" * 500 + "_", f"'{'x' * 77}...' is not the name of a registry", "docker.io"),
+    ],
+)
+def test_what_is_no_name_of_a_registry_is_refused_with_the_name(refuse: Refuse, written: str, message: str, hint: str) -> None:
+    error = refuse(f"registries: {{'{written}': {{}}}}")
+    assert error.message.startswith(f"registries: {message}")
+    assert hint in error.hint
+    assert "hunter2" not in error.message + error.hint
+
+
+@pytest.mark.parametrize(
+    ("written", "url"),
+    [
+        ("https://mirror.example", "https://mirror.example"), ("https://mirror.example/", "https://mirror.example"),
+        ("HTTPS://Mirror.Example:5000/", "https://mirror.example:5000"), ("http://127.0.0.1:5000", "http://127.0.0.1:5000"),
+        ("http://[::1]:5000/", "http://[::1]:5000"),
+    ],
+)  # fmt: skip
+def test_url_of_a_mirror_is_normalised(load: Load, written: str, url: str) -> None:
+    assert load(f"registries: {{docker.io: {{mirrors: ['{written}']}}}}").registry("docker.io").mirrors == (url,)
+
+
+@pytest.mark.parametrize(
+    ("written", "message", "hint"),
+    [
+        ("Mirror.example:5000/", "'Mirror.example:5000/' has no scheme", "write https://mirror.example:5000"),
+        ("", "'' has no scheme", "https://mirror.example"),
+        ("mirror.example/v2", "'mirror.example/v2' has no scheme", "https://mirror.example"),
+        ("ftp://mirror.example", "'ftp://mirror.example' is neither https nor http", "https://mirror.example"),
+        ("https://", "'https://' names no host", "https://mirror.example"),
+        ("https://[", "'https://[' names no host", "https://mirror.example"),
+        ("https://mirror.example?x=1", "'https://mirror.example?x=1' names no host", "https://mirror.example"),
+        (
+            "https://Mirror.example/hub",
+            "'https://Mirror.example/hub' has a path, which a mirror cannot have",
+            "write https://mirror.example",
+        ),
+        ("https://mirror.example/?x", "'https://mirror.example/?x' has a path, which a mirror cannot have", "write https://mirror.example"),
+        ("https://me:hunter2@mirror.example", "a registry's URL has credentials in it", "DOCKER_AUTH_CONFIG"),
+    ],
+)
+def test_what_is_no_mirror_is_refused_with_what_it_can_be(refuse: Refuse, written: str, message: str, hint: str) -> None:
+    error = refuse(f"registries: {{docker.io: {{mirrors: ['http://a', '{written}']}}}}")
+    assert error.message == f"registries.docker.io.mirrors: {message}"
+    assert hint in error.hint
+    assert "hunter2" not in error.message + error.hint
+
+
+def test_registry_that_stands_twice_under_two_names_is_refused(refuse: Refuse) -> None:
+    assert refuse("registries: {docker.io: {}, Index.Docker.IO: {}}").message == "registries: docker.io stands there twice"
+
+
+@pytest.mark.parametrize(
     ("text", "key", "line"),
     [
         ("account: a\naccount: b\n", "account", 2),

@@ -10,6 +10,13 @@ from runner.errors import UserError
 from runner.kernel import files
 
 _POLICIES = ("always", "if-not-present", "never")
+_RESERVED_NETWORKS = (  # IANA's IPv4 special-purpose address registry
+    ("0.0.0.0/8", "this host"),
+    ("127.0.0.0/8", "loopback in every container"),
+    ("169.254.0.0/16", "link-local and refused to jobs"),  # sandbox.network
+    ("224.0.0.0/4", "multicast"),
+    ("240.0.0.0/4", "reserved"),
+)
 _T = TypeVar("_T")
 
 
@@ -29,17 +36,17 @@ def parse(value: Any, where: str) -> config.Settings:
     top = _Table({} if value is None else value, where)
     images, network, gitlab = top.table("images"), top.table("network"), top.table("gitlab")
     settings = config.Settings(
-        account=top.text("account", "dockless"),
+        account=top.word("account", "dockless"),
         state_dir=_absolute(top, "state_dir"),
         images=config.Images(
-            default=images.text("default", "toolbox"),
+            default=images.word("default", "toolbox"),
             allowed=images.texts("allowed"),
             pull_policy=_policies(images, "pull_policy") or ("always",),
             allowed_pull_policies=_policies(images, "allowed_pull_policies"),
         ),
         registries=_registries(top.table("registries")),
         network=config.Network(
-            subnet=network.text("subnet", "10.99.0.0/16"),
+            subnet=_subnet(network),
             mtu=_mtu(network),
             dns=tuple(_address(network, "dns", server) for server in network.texts("dns")),
         ),
@@ -58,7 +65,7 @@ def _gitlab(table: "_Table") -> config.GitLab:
         trust_domain=table.choice("trust_domain", ("project", "namespace", "runner")),
         builds_dir=_absolute(table, "builds_dir") or default.builds_dir,
         cache_dir=_absolute(table, "cache_dir") or default.cache_dir,
-        helper_image=table.text("helper_image", default.helper_image),
+        helper_image=table.word("helper_image", default.helper_image),
         runner_binary=_absolute(table, "runner_binary"),
         user=table.text("user", ""),
         allowed_users=table.texts("allowed_users"),
@@ -82,6 +89,26 @@ def _extra_hosts(table: "_Table") -> tuple[str, ...]:
             raise UserError(f"configuration {table.where}extra_hosts: {_shown(entry)} begins with no host name", "write NAME:IP")
         _address(table, "extra_hosts", address)
     return entries
+
+
+def _subnet(table: "_Table") -> str:
+    """Return the subnet of jobs in its canonical form; sandbox.network divides it."""
+    default = config.Network().subnet
+    text = table.text("subnet", default)
+    where = f"configuration {table.where}subnet: {_shown(text)}"
+    try:
+        subnet = ipaddress.ip_network(text, strict=False)
+    except ValueError as e:
+        raise UserError(f"{where} is not a network", f"write one such as {default}") from e
+    if not isinstance(subnet, ipaddress.IPv4Network):
+        raise UserError(f"{where} is IPv6, which jobs do not have", f"write an IPv4 network such as {default}")
+    if not 16 <= subnet.prefixlen <= 23:
+        size = "small: containers and the way out need a /24 each" if subnet.prefixlen > 23 else "large"
+        raise UserError(f"{where} is too {size}", "write a network between /16 and /23")
+    for reserved, purpose in _RESERVED_NETWORKS:
+        if subnet.overlaps(ipaddress.IPv4Network(reserved)):
+            raise UserError(f"{where} overlaps {reserved}, which is {purpose}", f"write a private network such as {default}")
+    return str(subnet)
 
 
 def _mtu(table: "_Table") -> int:
@@ -204,6 +231,13 @@ class _Table:
     def text(self, key: str, default: str) -> str:
         """Return a string."""
         return str(self._get(key, (str, int), default, "a text"))
+
+    def word(self, key: str, default: str) -> str:
+        """Return a string that has to say something."""
+        text = self.text(key, default)
+        if not text.strip():
+            raise UserError(f"configuration {self.where}{key}: it is empty", f"leave it out for {default}")
+        return text
 
     def flag(self, key: str) -> bool:
         """Return a boolean, False when absent."""

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from runner import config, config_file, errors
 from runner.config import GitLab, Images, Network, Registry, ServiceSettings, Settings
 from runner.model import Limits
+from runner.sandbox import network
 
 Load = Callable[[str | bytes], Settings]
 Refuse = Callable[[str | bytes], errors.UserError]
@@ -294,6 +295,59 @@ def test_what_is_no_mirror_is_refused_with_what_it_can_be(refuse: Refuse, writte
 
 def test_registry_that_stands_twice_under_two_names_is_refused(refuse: Refuse) -> None:
     assert refuse("registries: {docker.io: {}, Index.Docker.IO: {}}").message == "registries: docker.io stands there twice"
+
+
+@pytest.mark.parametrize("value", ["''", "' '", '"\\n"'])
+@pytest.mark.parametrize(
+    ("text", "key", "default"),
+    [
+        ("account: {value}", "account", "dockless"),
+        ("images: {{default: {value}}}", "images.default", "toolbox"),
+        ("gitlab: {{helper_image: {value}}}", "gitlab.helper_image", "toolbox"),
+    ],
+)
+def test_empty_name_is_refused_with_the_default(refuse: Refuse, text: str, key: str, default: str, value: str) -> None:
+    error = refuse(text.format(value=value))
+    assert error.message == f"{key}: it is empty"
+    assert error.hint == f"leave it out for {default}"
+
+
+@pytest.mark.parametrize(
+    ("written", "subnet"),
+    [
+        ("10.1.0.0/16", "10.1.0.0/16"), ("192.168.76.0/23", "192.168.76.0/23"), ("192.168.77.5/23", "192.168.76.0/23"),
+        ("10.1.16.0/255.255.240.0", "10.1.16.0/20"), ("100.64.0.0/16", "100.64.0.0/16"),
+    ],
+)  # fmt: skip
+def test_every_subnet_that_is_understood_can_be_used(load: Load, written: str, subnet: str) -> None:
+    found = load(f"network: {{subnet: {written}}}").network.subnet
+    assert found == subnet
+    assert network.addresses(found).uplink.endswith(".0/24")
+
+
+@pytest.mark.parametrize(
+    ("written", "message", "hint"),
+    [
+        ("", "'' is not a network", "10.99.0.0/16"),
+        ("private", "'private' is not a network", "10.99.0.0/16"),
+        ("7", "'7' is not a network", "10.99.0.0/16"),
+        ("10.0.0.0/33", "'10.0.0.0/33' is not a network", "10.99.0.0/16"),
+        ("10.0.0.256/16", "'10.0.0.256/16' is not a network", "10.99.0.0/16"),
+        ("fd00::/64", "'fd00::/64' is IPv6, which jobs do not have", "IPv4"),
+        ("10.0.0.0", "'10.0.0.0' is too small: containers and the way out need a /24 each", "between /16 and /23"),
+        ("10.0.0.0/24", "'10.0.0.0/24' is too small: containers and the way out need a /24 each", "between /16 and /23"),
+        ("10.0.0.0/8", "'10.0.0.0/8' is too large", "between /16 and /23"),
+        ("0.0.0.0/16", "'0.0.0.0/16' overlaps 0.0.0.0/8, which is this host", "10.99.0.0/16"),
+        ("127.7.0.0/16", "'127.7.0.0/16' overlaps 127.0.0.0/8, which is loopback in every container", "10.99.0.0/16"),
+        ("169.254.0.0/20", "'169.254.0.0/20' overlaps 169.254.0.0/16, which is link-local and refused to jobs", "10.99.0.0/16"),
+        ("224.0.0.0/16", "'224.0.0.0/16' overlaps 224.0.0.0/4, which is multicast", "10.99.0.0/16"),
+        ("255.255.0.0/16", "'255.255.0.0/16' overlaps 240.0.0.0/4, which is reserved", "10.99.0.0/16"),
+    ],
+)
+def test_subnet_that_cannot_be_used_is_refused_with_the_reason(refuse: Refuse, written: str, message: str, hint: str) -> None:
+    error = refuse(f"network: {{subnet: '{written}'}}")
+    assert error.message == f"network.subnet: {message}"
+    assert hint in error.hint
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,8 @@ class Tree:
             raise self._refused(str(e)) from e
         finally:
             self._forget_parent()
-        return ([b""] if b"" in self._opaque else []) + [path for path in self._implicit if self._is_directory(path)]
+        implicit = [path for path in self._implicit if not self._is_beneath_opaque(path) and self._is_directory(path)]
+        return ([b""] if b"" in self._opaque else []) + implicit
 
     def _add(self, reader: tar.Reader, member: tar.Member) -> None:
         parts = [part for part in member.path.split(b"/") if part not in (b"", b".")]
@@ -236,15 +237,19 @@ class Tree:
     def _drop_idle_whiteouts(self) -> None:
         """Remove whiteouts from where nothing shines through: in a directory that it need not merge, overlayfs lists them as entries."""
         for path in self._whiteouts if self._opaque else ():
-            parents = path.split(b"/")[:-1]
-            if not any(b"/".join(parents[:depth]) in self._opaque for depth in range(len(parents) + 1)):
+            if not self._is_beneath_opaque(path):
                 continue
-            parent = self._open_parent(b"/".join(parents))
+            parent_path, _, name = path.rpartition(b"/")
+            parent = self._open_parent(parent_path)
             try:
-                if stat.S_ISCHR(os.stat(path.rpartition(b"/")[2], dir_fd=parent, follow_symlinks=False).st_mode):
-                    os.unlink(path.rpartition(b"/")[2], dir_fd=parent)
+                if stat.S_ISCHR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
+                    os.unlink(name, dir_fd=parent)
             except FileNotFoundError:
                 pass  # what held it was replaced
+
+    def _is_beneath_opaque(self, path: bytes) -> bool:
+        parents = path.split(b"/")[:-1]
+        return any(b"/".join(parents[:depth]) in self._opaque for depth in range(len(parents) + 1))
 
     def _open_parent(self, path: bytes) -> int:
         """Return the directory of a path, made with its parents where no member described it. Ours until the next call."""

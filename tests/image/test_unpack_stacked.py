@@ -158,6 +158,15 @@ def test_what_is_hidden_lends_nothing(tmp_path: Path, between: list[TarEntry]) -
     assert found["d/e"][1:4] == (0o755, 0, 0)
 
 
+@pytest.mark.parametrize("hides", [".wh.d", f"d/{OPQ}"])
+@pytest.mark.parametrize("is_first", [True, False])
+def test_what_the_layer_itself_hides_lends_nothing(tmp_path: Path, hides: str, is_first: bool) -> None:
+    entries = [file(hides), file("d/e/x")] if is_first else [file("d/e/x"), file(hides)]
+    found, implicit = stack(tmp_path, [directory("d/e", mode=0o700, uid=5)], entries)
+    assert found["d/e"][1:4] == (0o755, 0, 0)
+    assert "d/e" not in implicit[1]
+
+
 def test_opaque_directory_lends_only_what_is_its_own(tmp_path: Path) -> None:
     found, _ = stack(tmp_path, [directory("d/e", mode=0o700)], [directory("d", mode=0o711), file(f"d/{OPQ}")], [file("d/e/x")])
     assert (found["d"].mode, found["d/e"].mode) == (0o711, 0o755)

@@ -61,5 +61,6 @@ def unpack_verified(file: IO[bytes], root: int, *, diff_id: str, what: str, limi
     except MemoryError as e:
         raise InfraError(f"cannot unpack {what}: out of memory") from e
     if pump.digest() != diff_id:
-        raise UserError(f"{what} contradicts its image: its content is {pump.digest()}, announced was {diff_id}")
+        words = f"{what} contradicts its image: its content is {pump.digest()}, announced was {diff_id}"
+        raise UserError(words, "the image is damaged: build it again, or choose another one")
     return implicit

@@ -4,6 +4,7 @@ Today each id map has layers of its own, unpacked the first time. A layer is nam
 describe looks different over different layers below, and is named by its chain id (OCI image-spec config.md, "Layer ChainID").
 """
 
+import errno
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -24,12 +25,21 @@ def lower_directories(image: Image, id_map: IdMap, *, store: paths.Store) -> tup
     """
     name = map_name(id_map)
     lock = store.layer_map_lock(name)
-    with locks.hold(lock, shared=True):
-        found = [_find(store, name, image.layers, at) for at in range(len(image.layers))]
-        if found and all(found):
-            return tuple(reversed([path for path in found if path]))
-    with locks.hold(lock):
-        return _unpack_missing(image, id_map, store.layer_map(name), store)
+    try:
+        with locks.hold(lock, shared=True):
+            found = [_find(store, name, image.layers, at) for at in range(len(image.layers))]
+            if found and all(found):
+                return _stack([path for path in found if path])
+        with locks.hold(lock):
+            return _stack(_unpack_missing(image, id_map, store.layer_map(name), store))
+    except OSError as e:
+        hint = "free some space: dockless gc" if e.errno in (errno.ENOSPC, errno.EDQUOT) else "run `dockless doctor`"
+        raise errors.InfraError(f"cannot unpack image {image.source} in {store.layers}: {e.strerror}", hint) from e
+
+
+def _stack(lowest_first: Sequence[str]) -> tuple[str, ...]:
+    """Put layers topmost first. overlayfs takes a directory once: one that comes again further down would show nothing of its own."""
+    return tuple(dict.fromkeys(reversed(lowest_first)))
 
 
 def map_name(id_map: IdMap) -> str:
@@ -39,11 +49,11 @@ def map_name(id_map: IdMap) -> str:
 
 
 def _side(extents: tuple[Extent, ...]) -> str:
-    if len(extents) == 1:
-        return str(extents[0].outside)
-    account = next(extent for extent in extents if extent.count == 1)
-    slice_part = next(extent for extent in extents if extent.count > 1)
-    return f"{slice_part.outside - slice_part.inside}a{account.inside}"
+    widest = max(extents, key=lambda extent: extent.count)
+    start = widest.outside - widest.inside
+    # an extent of one id may be the slice's: what lies below container id 1
+    shared = [extent.inside for extent in extents if extent.outside - extent.inside != start]
+    return f"{start}a{shared[0]}" if shared else str(start)
 
 
 def names_of(image: Image) -> set[str]:
@@ -78,24 +88,20 @@ def _find(store: paths.Store, name: str, layers: Sequence[Layer], at: int) -> st
     return path if os.path.isdir(path) else None
 
 
-def _unpack_missing(image: Image, id_map: IdMap, directory: str, store: paths.Store) -> tuple[str, ...]:
-    """Bring every layer of the image into the map's directory, lowest first. The caller holds the map's lock."""
+def _unpack_missing(image: Image, id_map: IdMap, directory: str, store: paths.Store) -> list[str]:
+    """Bring every layer of the image into the map's directory and return them, lowest first. The caller holds the map's lock."""
     name = os.path.basename(directory)
-    try:
-        _prepare_map(directory, id_map)
-        if not image.layers:
-            return (_make_empty(directory, id_map),)
-        lowers: list[str] = []
-        for at, layer in enumerate(image.layers):
-            path = _find(store, name, image.layers, at)
-            if path is None:
-                path = _unpack_one(image, at, id_map, directory, lowers, store)
-            lowers.insert(0, path)
-            log.debug(f"layer {layer.diff_id} is {os.path.basename(path)}")
-    except OSError as e:
-        hint = "free some space: dockless gc" if e.errno in (28, 122) else "run `dockless doctor`"
-        raise errors.InfraError(f"cannot unpack image {image.source} in {store.layers}: {e.strerror}", hint) from e
-    return tuple(lowers)
+    _prepare_map(directory, id_map)
+    if not image.layers:
+        return [_make_empty(directory, id_map)]
+    done: list[str] = []
+    for at, layer in enumerate(image.layers):
+        path = _find(store, name, image.layers, at)
+        if path is None:
+            path = _unpack_one(image, at, id_map, directory, done[::-1], store)
+        done.append(path)
+        log.debug(f"layer {layer.diff_id} is {os.path.basename(path)}")
+    return done
 
 
 def _prepare_map(directory: str, id_map: IdMap) -> None:

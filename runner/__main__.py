@@ -40,7 +40,9 @@ def run(argv: list[str]) -> int:
     """Run one command and return its exit code; errors are printed as a sentence and a hint."""
     words, argv = argv, []
     try:
-        argv = _take_global_options(words)
+        argv, complaint = _take_global_options(words)
+        if complaint:
+            raise complaint  # now that the command is known, whose exit codes count
         code = _dispatch(argv)
         sys.stdout.flush()  # here, where it is told if that fails
         return code
@@ -92,9 +94,13 @@ def _discard_stdout() -> None:
         os.dup2(null, 1)
 
 
-def _take_global_options(argv: list[str]) -> list[str]:
-    """Apply the options that stand before the command; they reach everything through the environment. UserError for an empty path."""
+def _take_global_options(argv: list[str]) -> tuple[list[str], errors.UserError | None]:
+    """Apply the options that stand before the command; they reach everything through the environment.
+
+    Returns what follows them, and what is wrong with the last wrong one: an empty path.
+    """
     rest = list(argv)
+    complaint = None
     while rest and rest[0].startswith("--"):
         name, has_value, value = rest[0].partition("=")
         if rest[0] == "--debug":
@@ -103,9 +109,10 @@ def _take_global_options(argv: list[str]) -> list[str]:
         elif name in ("--config", "--state-dir") and (has_value or len(rest) > 1):
             variable = "DOCKLESS_CONFIG" if name == "--config" else "DOCKLESS_STATE"
             path = value if has_value else rest[1]
-            if not path:
-                raise errors.UserError(f"option {name} is empty", "name a path, or leave the option out")
-            os.environ[variable] = os.path.abspath(path)
+            if path:
+                os.environ[variable] = os.path.abspath(path)
+            else:
+                complaint = errors.UserError(f"option {name} is empty", "name a path, or leave the option out")
             rest = rest[1:] if has_value else rest[2:]
         elif name == "--version":
             print(f"dockless {__version__}", flush=True)
@@ -114,7 +121,7 @@ def _take_global_options(argv: list[str]) -> list[str]:
             rest = rest[1:] if name == "--" else rest
             break
     log.configure(colour=sys.stderr.isatty(), debug=os.environ.get("DOCKLESS_DEBUG", "") not in ("", "0"))
-    return rest
+    return rest, complaint
 
 
 def _dispatch(argv: list[str]) -> int:

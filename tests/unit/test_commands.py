@@ -160,11 +160,20 @@ def test_root_is_refused_by_every_command(engine: Engine, arguments: list[str]) 
     assert "runuser -u ACCOUNT" in hint and "dockless doctor" in hint
 
 
-@pytest.mark.parametrize("arguments", [["images"], ["run", "--", "true"]])
-def test_user_without_an_account_is_refused(engine: Engine, arguments: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["images"], 1), (["run", "--", "true"], 125), (["gitlab", "config"], 2), (["gitlab", "prepare"], 2),
+        (["gitlab", "run", "/dev/null", "build_script"], 2), (["gitlab", "cleanup"], 2),
+    ],
+)  # fmt: skip
+def test_user_without_an_account_is_refused(engine: Engine, arguments: list[str], code: int) -> None:
+    response = engine.home / "response.json"
+    response.write_text("{}")
     argv = ["unshare", "--user", "--map-user=4711", *engine.argv(*arguments)]
-    done = subprocess.run(argv, env=engine.environ(), capture_output=True, text=True, timeout=60, check=False)
-    message, hint = fails(Result(done.returncode, done.stdout, done.stderr), code=125 if arguments[0] == "run" else 1)
+    environ = engine.environ({"JOB_RESPONSE_FILE": str(response)})
+    done = subprocess.run(argv, env=environ, capture_output=True, text=True, timeout=60, check=False)
+    message, hint = fails(Result(done.returncode, done.stdout, done.stderr), code=code)
     assert message == "user 4711 has no account"
     assert "dockless doctor" in hint
 

@@ -169,8 +169,13 @@ def test_a_missing_file_says_which_runner_writes_it(tmp_path: Path) -> None:
     with pytest.raises(errors.InfraError, match="cannot be read") as caught:
         payload.read(str(tmp_path / "gone"))
     assert "14.1" in caught.value.hint
-    with pytest.raises(errors.InfraError):
+
+
+def test_a_file_that_the_runner_does_not_name_is_said_in_a_sentence() -> None:
+    with pytest.raises(errors.InfraError) as caught:
         payload.read("")
+    assert caught.value.message == "JOB_RESPONSE_FILE is not set"
+    assert "14.1" in caught.value.hint
 
 
 def test_a_file_is_read(tmp_path: Path) -> None:

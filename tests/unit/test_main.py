@@ -188,5 +188,18 @@ def test_empty_path_is_refused_and_not_the_working_directory(option: str, tmp_pa
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [(["images"], 1), (["run", "--", "true"], 125), (["gitlab", "prepare"], 71), (["gitlab", "config"], 72), ([], 1)],
+)
+def test_empty_path_has_the_exit_code_of_the_command_that_follows(command: list[str], code: int, tmp_path: Path) -> None:
+    for options in (["--state-dir", ""], ["--config="], ["--state-dir=", "--debug"]):
+        done = start(*options, *command, cwd=tmp_path, BUILD_FAILURE_EXIT_CODE="71", SYSTEM_FAILURE_EXIT_CODE="72")
+        assert done.returncode == code
+        assert done.stderr.splitlines()[0].endswith(" is empty")
+        assert len(done.stderr.splitlines()) == 2
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_version_wins_over_what_follows() -> None:
     assert start("--version", "nonsense").returncode == 0

@@ -67,7 +67,9 @@ class Job(NamedTuple):
 
 
 def read(path: str) -> Job:
-    """Read and decode a file that the runner wrote. InfraError if it is missing or not what the runner writes."""
+    """Read and decode a file that the runner wrote. InfraError if it is missing or not what the runner writes; "" means not set."""
+    if not path:
+        raise InfraError("JOB_RESPONSE_FILE is not set", "gitlab-runner 14.1 or newer sets it, and only that calls this verb")
     try:
         raw = files.read(path, limit_bytes=_LIMIT_BYTES)
     except OSError as e:

@@ -8,15 +8,23 @@ from runner.kernel import accounts
 from runner.model import Account
 
 
+def current() -> Account:
+    """Return the account of this process. InfraError if the user database has none."""
+    try:
+        return accounts.current()
+    except FileNotFoundError as e:
+        raise InfraError(str(e.strerror), "run as an account of /etc/passwd; `dockless doctor` checks it") from e
+
+
 def drop(name: str) -> Account:
     """Become the account `name` for good if we are root, and return the account that we are.
 
     An ordinary user stays what it is. The working directory, which only the runner may read, is left either way.
-    UserError if the account does not exist or is root.
+    UserError if the account does not exist or is root, InfraError as `current`.
     """
     os.chdir("/")
     if os.geteuid() != 0:
-        return accounts.current()
+        return current()
     account = accounts.find(name)
     if account is None:
         raise UserError(

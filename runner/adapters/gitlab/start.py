@@ -5,12 +5,11 @@ from collections.abc import Mapping
 from runner import config_cache, config_file, layout, paths
 from runner.adapters.gitlab import privileges
 from runner.job.prepare import Surroundings
-from runner.kernel import accounts
 
 
 def surroundings(environ: Mapping[str, str]) -> Surroundings:
     """Return settings, account and store for a verb that may have been started as root; the process is the account afterwards."""
-    before = accounts.current()
+    before = privileges.current()
     settings = config_file.load(config_cache.locate(environ, home=before.home if before.uid else ""))
     account = privileges.drop(settings.account)
     root = (

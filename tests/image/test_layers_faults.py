@@ -1,0 +1,202 @@
+"""Layers are unpacked whole or not at all: blobs are damaged, the disk is full, ten come at once, and one is killed."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from runner import paths
+from runner.errors import InfraError, RunnerError, UserError
+from runner.image import layers
+from runner.kernel import locks
+from runner.model import Image
+from tests.support import archives, images, stores, trees
+from tests.support.engine import wait_until
+from tests.support.images import BuiltImage, TarEntry, directory, file
+from tests.support.layered import emptied, left, short, unpacked
+
+BASE = [directory("etc"), file("etc/conf", b"base", uid=7)]
+TOP = [file("hello", b"hi")]
+UNDESCRIBED = [file("shared/new")]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[paths.Store]:
+    with emptied(tmp_path / "store") as made:
+        yield made
+
+
+# --- damage
+
+
+def with_layer(built: BuiltImage, data: bytes) -> BuiltImage:
+    """Return the image with other bytes under the digest of its last layer, as a damaged disk would have it."""
+    return built._replace(blobs={**built.blobs, built.layer_digests[-1]: data})
+
+
+def refusal(store: paths.Store, built: BuiltImage, error: type[RunnerError] = UserError) -> str:
+    """Return why an image is refused, having looked that nothing is left of its last layer."""
+    with pytest.raises(error) as caught:
+        unpacked(store, stores.add(store, built))
+    assert left(store) <= {short(diff_id) for diff_id in built.diff_ids[:-1]}
+    assert caught.value.hint
+    return caught.value.message
+
+
+def test_layer_with_another_diff_id_than_announced_is_refused(store: paths.Store) -> None:
+    built = images.build_image([BASE, TOP])
+    wrong = built._replace(diff_ids=(built.diff_ids[0], "sha256:" + "5" * 64))
+    words = refusal(store, wrong)
+    assert "layer 2 of image test contradicts its image" in words
+    assert built.diff_ids[1] in words
+
+
+@pytest.mark.parametrize("compression", ["gzip", "zstd", "none"])
+@pytest.mark.parametrize("damage", ["cut", "flipped", "emptied", "extended", "foreign"])
+def test_damaged_blob_is_refused_and_the_whole_one_is_taken_afterwards(store: paths.Store, compression: str, damage: str) -> None:
+    built = images.build_image([BASE, [file("big", os.urandom(100_000))]], compression=compression)
+    good = built.blobs[built.layer_digests[1]]
+    middle = len(good) // 2
+    damaged = {
+        "cut": good[:middle],
+        "flipped": good[:middle] + bytes([good[middle] ^ 1]) + good[middle + 1 :],
+        "emptied": b"",
+        "extended": good + images.compress(bytes(512), compression),
+        "foreign": b"BZh91AY&SY" + good,
+    }[damage]
+    words = refusal(store, with_layer(built, damaged))
+    assert words.startswith("layer 2 of image test ")
+    assert len(unpacked(store, stores.add(store, built))) == 2
+
+
+def test_blob_that_is_gone_is_the_machines_fault(store: paths.Store) -> None:
+    image = stores.add(store, images.build_image([TOP]))
+    os.unlink(store.blob(image.layers[0].blob.digest))
+    with pytest.raises(InfraError, match="No such file") as caught:
+        unpacked(store, image)
+    assert "gc" not in caught.value.hint
+    assert left(store) == set()
+
+
+def test_member_that_cannot_be_leaves_nothing_of_its_layer(store: paths.Store) -> None:
+    built = images.build_image([BASE, [file(f"f{number}") for number in range(200)] + [file("../escape")]])
+    assert "leads upwards" in refusal(store, built)
+
+
+# --- full disk
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[paths.Store]:
+    """A store on a tmpfs of a megabyte and fifty files, reached through a descriptor: the mount is in another process's namespace."""
+    target = tmp_path / "small"
+    target.mkdir()
+    code = f"""
+import sys
+from runner.kernel import syscalls
+from tests.support import trees
+def mount():
+    syscalls.mount("tmpfs", {str(target)!r}, "tmpfs", 0, "size=1m,nr_inodes=50,mode=700")
+    print(__import__("os").getpid(), flush=True)
+    sys.stdin.read()
+trees.in_keeper(mount)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout
+        pid = int(holder.stdout.readline())
+        root = os.open(f"/proc/{pid}/root{target}", os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            yield stores.make(Path(f"/proc/self/fd/{root}/store"))
+        finally:
+            os.close(root)
+
+
+def free(store: paths.Store) -> tuple[int, int]:
+    room = os.statvfs(store.root)
+    return room.f_bfree, room.f_ffree
+
+
+@pytest.mark.parametrize(
+    "entries", [[file("big", bytes(2_000_000))], [file(f"f{number}") for number in range(60)]], ids=["blocks", "inodes"]
+)
+def test_full_disk_leaves_nothing_and_afterwards_there_is_room(small_disk: paths.Store, entries: list[TarEntry]) -> None:
+    filler = stores.add(small_disk, images.build_image([[file("filler", bytes(100_000))]], compression="none"), "filler")
+    image = stores.add(small_disk, images.build_image([TOP, entries], compression="zstd"))
+    (kept,) = unpacked(small_disk, stores.add(small_disk, images.build_image([TOP])))
+    before = free(small_disk)
+    with pytest.raises(InfraError, match="No space left on device") as caught:
+        unpacked(small_disk, image)
+    assert "dockless gc" in caught.value.hint
+    assert left(small_disk) == {kept.name}
+    assert free(small_disk) == before
+    assert len(unpacked(small_disk, filler)) == 1
+
+
+def test_disk_without_room_for_a_lock_is_the_machines_fault(small_disk: paths.Store) -> None:
+    image = stores.add(small_disk, images.build_image([TOP]))
+    for number in range(free(small_disk)[1]):
+        Path(f"{small_disk.root}/{number}").touch()
+    with pytest.raises(InfraError, match="No space left on device") as caught:
+        unpacked(small_disk, image)
+    assert "dockless gc" in caught.value.hint
+
+
+# --- many at once, and killed ones
+
+
+def unpacker(store: paths.Store, image: Image) -> "subprocess.Popen[str]":
+    """Start a process that unpacks an image and prints each blob that it opens, and then the directories."""
+    code = f"""
+import sys
+from runner import model, paths
+from runner.image import layers
+from runner.model import *
+from tests.support import trees
+sys.addaudithook(lambda event, args: event == "open" and str(args[0]).startswith({store.blobs!r}) and print("opened", args[0]))
+print(*layers.lower_directories({image!r}, trees.isolated(), store=paths.Store({store.root!r})), sep="\\n")
+"""
+    return subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+
+
+def test_ten_processes_at_once_unpack_each_layer_once(store: paths.Store) -> None:
+    image = stores.add(store, images.build_image([[file(f"f{number}") for number in range(500)], UNDESCRIBED, TOP]))
+    processes = [unpacker(store, image) for _ in range(10)]
+    said = [one.communicate(timeout=100)[0].splitlines() for one in processes]
+    assert [one.returncode for one in processes] == [0] * 10
+    opened = [line for lines in said for line in lines if line.startswith("opened")]
+    assert sorted(opened) == sorted(f"opened {store.blob(layer.blob.digest)}" for layer in image.layers)
+    found = {tuple(line for line in lines if not line.startswith("opened")) for lines in said}
+    assert found == {tuple(map(str, unpacked(store, image)))}
+
+
+def many_files(count: int) -> bytes:
+    return b"".join(archives.header(b"f%06d" % number) for number in range(count)) + archives.END
+
+
+def test_killed_process_leaves_nothing_once_the_next_one_has_come(store: paths.Store) -> None:
+    image = stores.add(store, images.build_from_tars([many_files(30_000)]))
+    directory_of_map = Path(store.layer_map(layers.map_name(trees.isolated())))
+    with unpacker(store, image) as victim:
+        assert wait_until(lambda: list(directory_of_map.glob(".*/f0*")), 60)
+        os.kill(victim.pid, signal.SIGKILL)
+    assert [name for name in left(store) if not name.startswith(".")] == []
+    assert left(store)
+    (path,) = unpacked(store, image)
+    assert left(store) == {path.name}
+    assert len(os.listdir(path)) == 30_000
+
+
+def test_nothing_of_a_killed_process_goes_on_unpacking(store: paths.Store) -> None:
+    image = stores.add(store, images.build_from_tars([many_files(30_000)]))
+    lock = store.layer_map_lock(layers.map_name(trees.isolated()))
+    with unpacker(store, image) as victim:
+        assert wait_until(lambda: list(Path(store.layers).glob("*/.*/f0*")), 60)
+        os.kill(victim.pid, signal.SIGKILL)
+    with locks.hold(lock, timeout_s=20):
+        rests = {path: len(os.listdir(path)) for path in Path(store.layers).glob("*/.*")}
+        assert rests
+        assert max(rests.values()) < 30_000

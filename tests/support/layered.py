@@ -1,0 +1,35 @@
+"""A store that unpacks layers in a test: what it was asked for, what lies in it, and its end."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from runner import paths
+from runner.image import layers
+from runner.model import IdMap, Image
+from tests.support import stores, trees
+
+
+@contextmanager
+def emptied(root: Path) -> Iterator[paths.Store]:
+    """Make a store, and in the end remove the layers in it, which only a namespace with their owners can."""
+    store = stores.make(root)
+    try:
+        yield store
+    finally:
+        trees.in_keeper(lambda: trees.remove_all(Path(store.layers)))
+
+
+def unpacked(store: paths.Store, image: Image, id_map: IdMap | None = None) -> list[Path]:
+    """Return the layers of an image, topmost first; without a map for a slice of its own."""
+    return [Path(path) for path in layers.lower_directories(image, id_map or trees.isolated(), store=store)]
+
+
+def left(store: paths.Store) -> set[str]:
+    """Return the names of what lies in the directories of all maps, besides the maps' records."""
+    return {path.name for path in Path(store.layers).glob("*/*")} - {"map.json"}
+
+
+def short(digest: str) -> str:
+    """Return what a directory is called after a digest."""
+    return digest.removeprefix("sha256:")[:24]

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from runner import errors, log, paths
 from runner.config import Settings
-from runner.image import layers
+from runner.image import layers, reference
 from runner.job import cleanup, furnish, gc, keeper, limits, services, state
 from runner.job.state import ContainerState, JobState
 from runner.kernel import files, locks, netlink, userns
@@ -72,7 +72,7 @@ def prepare(spec: JobSpec, around: Surroundings, *, fetch: Fetch, facts: dict[st
 
 
 def _refuse_odd_names(spec: JobSpec) -> None:
-    """Raise UserError for names that the kernel or the store would choke on later."""
+    """Raise UserError for names that the kernel, the store or a registry would choke on later."""
     try:
         paths.component(spec.build_user)
     except ValueError as e:
@@ -80,6 +80,7 @@ def _refuse_odd_names(spec: JobSpec) -> None:
             f"build user {spec.build_user[:80]!r} cannot be used", "up to 200 letters, digits, dots, hyphens, plus signs and underscores"
         ) from e
     for container in (*spec.containers, *spec.services):
+        reference.canonical(container.image)
         if container.hostname and not _HOSTNAME.fullmatch(container.hostname):
             raise errors.UserError(
                 f"host name {container.hostname[:80]!r} cannot be used", "up to 64 letters, digits, dots, hyphens and underscores"

@@ -93,8 +93,8 @@ def test_a_configured_service_is_allowed_to_jobs_as_well() -> None:
     assert len(policy.services(job(services=("redis:7",)), settings)) == 2
 
 
-def test_a_service_without_a_name_is_on_no_list() -> None:
-    with pytest.raises(errors.UserError, match="not allowed"):
+def test_a_service_without_a_name_is_refused() -> None:
+    with pytest.raises(errors.UserError, match="bad image name ''"):
         policy.services(job(services=("",)), with_gitlab(allowed_services=("postgres:*",)))
 
 

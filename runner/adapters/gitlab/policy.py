@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from runner import config, log
 from runner.adapters.gitlab import globs, payload
 from runner.errors import UserError
+from runner.image import reference
 
 
 def image(job: payload.Job, settings: config.Settings) -> payload.Image:
@@ -38,6 +39,7 @@ def services(job: payload.Job, settings: config.Settings) -> tuple[payload.Image
 
 
 def _check_allowed(name: str, allowed: Sequence[str], *, always: Sequence[str], what: str) -> None:
+    reference.canonical(name)  # before anything repeats the name in the job log: what is no name may be a password
     if not allowed or name in always or any(globs.matches(pattern, name) for pattern in allowed):
         return
     log.say(f"Please ensure the {what} is allowed: {name!r} is not on the list of allowed {what}s:")

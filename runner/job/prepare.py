@@ -43,6 +43,7 @@ def prepare(spec: JobSpec, around: Surroundings, *, fetch: Fetch, facts: dict[st
     _refuse_odd_names(spec)
     with ExitStack() as stack:
         lock = _take_key(store, spec.key, stack)
+        stack.callback(lambda: files.remove_tree(store.job_lock(spec.key)))
         gc.reap(store, around.account, but=spec.key)
         user = build_users.lease(store, around.account, spec.build_user)
         stack.callback(lambda: cleanup.remove_files(store, spec.key, user, around.account))

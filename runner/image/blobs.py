@@ -57,6 +57,13 @@ class Claim:
 
         Raises as download.fetch does. `report` hears how many bytes of it are here.
         """
+        try:
+            self._need(blob, open_at, report)
+        except BaseException:
+            _remove_lock(_lock_path(self._store, blob.digest))  # not claimed, so closing the claim would not
+            raise
+
+    def _need(self, blob: Descriptor, open_at: Open, report: Report) -> None:
         path = _lock_path(self._store, blob.digest)
         request = download.Request(blob, open_at, report=report, is_cancelled=self._cancelled.is_set, pause_s=self._pause_s)
         while True:

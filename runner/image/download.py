@@ -15,6 +15,7 @@ from runner.model import Descriptor
 _CHUNK_BYTES = 256 * 1024
 _BREAKS = 5  # connections in a row that bring no progress to speak of
 _PROGRESS_BYTES = 32 * 1024  # what a connection must bring to count, and what must arrive within `slow_s`
+_DAMAGED = "the registry or a proxy damages it"
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -64,7 +65,7 @@ def fetch(request: Request, path: str) -> None:
                 part.restart()
                 _fill(part, request)
             if not part.has(request.blob):
-                raise InfraError(f"blob {request.blob.digest} has other content than its digest says", "the registry or a proxy damages it")
+                raise InfraError(f"blob {request.blob.digest} has other content than its digest says", _DAMAGED)
             part.flush()
     except OSError as e:
         _unlink(path)
@@ -152,7 +153,8 @@ def _copy(stream: Stream, part: _Part, request: Request) -> None:
     """Append what one connection brings, never a byte more than the blob has."""
     blob = request.blob
     if stream.total not in (-1, blob.size):
-        raise InfraError(f"blob {blob.digest} has the wrong size: {stream.total} bytes are offered, {blob.size} were announced")
+        words = f"{stream.total} bytes are offered, {blob.size} were announced"
+        raise InfraError(f"blob {blob.digest} has the wrong size: {words}", _DAMAGED)
     window_end, window_size = time.monotonic() + request.slow_s, part.size
     while part.size < blob.size:
         if request.is_cancelled():
@@ -167,7 +169,7 @@ def _copy(stream: Stream, part: _Part, request: Request) -> None:
                 raise Temporary(f"blob {blob.digest} arrives too slowly")
             window_end, window_size = time.monotonic() + request.slow_s, part.size
     if stream.total == -1 and stream.read(1):
-        raise InfraError(f"blob {blob.digest} has the wrong size: more than {blob.size} bytes arrive")
+        raise InfraError(f"blob {blob.digest} has the wrong size: more than {blob.size} bytes arrive", _DAMAGED)
 
 
 def _unlink(path: str) -> None:

@@ -38,8 +38,10 @@ def write_atomic(path: str, data: bytes, *, mode: int = 0o600, durable: bool = T
         finally:
             os.close(fd)
         os.rename(temporary, path)
-    except BaseException:
+    except BaseException as e:
         os.unlink(temporary)
+        if isinstance(e, OSError):
+            e.filename = path  # for people: write(2) names none
         raise
     if durable:
         fsync_directory(directory)

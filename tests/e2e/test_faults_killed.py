@@ -12,6 +12,7 @@ import pytest
 
 from runner.job import keeper
 from tests.support.engine import Engine, processes_of, wait_until
+from tests.support.faults import half_written
 from tests.support.gitlab_calls import Call
 from tests.support.gitlab_jobs import GitLab, job, output, start_until, text_of
 from tests.support.images import BuiltImage, build_image, busybox_layer, directory, file, write_oci_layout
@@ -104,12 +105,6 @@ def soon(condition: Callable[[], object]) -> bool:
             return False
         time.sleep(0.001)
     return True
-
-
-def half_written(engine: Engine) -> list[str]:
-    """Return what of the store is under way and not there yet."""
-    patterns = ("blobs/partial/*", ".[!.]*", "*/.[!.]*", "layers/*/.[!.]*", "blobs/sha256/.[!.]*")
-    return sorted(str(path) for pattern in patterns for path in engine.state.glob(pattern))
 
 
 # `gitlab prepare`

@@ -7,7 +7,6 @@ describe looks different over different layers below, and is named by its chain 
 import errno
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from runner import errors, log, paths
 from runner.kernel import files, locks, syscalls, userns
@@ -107,9 +106,10 @@ def _unpack_missing(image: Image, id_map: IdMap, directory: str, store: paths.St
 def _prepare_map(directory: str, id_map: IdMap) -> None:
     """Make the map's directory, with the map itself on record, and remove what a killed process left in it."""
     files.make_directory(directory)
-    record = f"{directory}/map.json"
-    if not os.path.exists(record):
-        files.write_json(record, id_map)
+    try:
+        _read_map(directory)
+    except (FileNotFoundError, errors.InfraError):
+        files.write_json(f"{directory}/map.json", id_map)
     rests = [entry for entry in os.listdir(directory) if entry.startswith(".")]
     if rests:
         remove(directory, rests, id_map)
@@ -188,28 +188,30 @@ def collect(store: paths.Store, *, keep: set[str], is_needed: Callable[[], bool]
     one unseen. Leaves a map alone that somebody is unpacking for. Goes on past errors and raises the first.
     """
     freed = 0
-    first: OSError | None = None
+    first: errors.InfraError | None = None
     for name in _maps(store):
         fd = locks.try_take(store.layer_map_lock(name))
-        if fd is None or is_needed():
-            if fd is not None:
-                os.close(fd)
+        if fd is None:
             continue
         try:
-            freed += _collect_map(store.layer_map(name), keep)
-        except OSError as e:
+            if not is_needed():
+                freed += _collect_map(store.layer_map(name), keep)
+        except errors.InfraError as e:
             first = first or e
         finally:
             os.close(fd)
     if first:
-        raise errors.InfraError(f"cannot remove layers in {store.layers}: {first.strerror}") from first
+        raise first
     return freed
 
 
 def _collect_map(directory: str, keep: set[str]) -> int:
-    id_map = _read_map(files.read_json(f"{directory}/map.json"))
-    stale = [entry for entry in os.listdir(directory) if entry not in keep and entry not in ("map.json", EMPTY)]
-    return remove(directory, stale, id_map)
+    id_map = _read_map(directory)
+    try:
+        stale = [entry for entry in os.listdir(directory) if entry not in keep and entry not in ("map.json", EMPTY)]
+        return remove(directory, stale, id_map)
+    except OSError as e:
+        raise errors.InfraError(f"cannot remove layers in {directory}: {e.strerror}", "run `dockless doctor`") from e
 
 
 def _maps(store: paths.Store) -> list[str]:
@@ -219,9 +221,16 @@ def _maps(store: paths.Store) -> list[str]:
         return []
 
 
-def _read_map(raw: Any) -> IdMap:
-    uids, gids = raw
-    return IdMap(tuple(Extent(*extent) for extent in uids), tuple(Extent(*extent) for extent in gids))
+def _read_map(directory: str) -> IdMap:
+    """Return the id map that a map's directory has on record. Raises FileNotFoundError, and InfraError for a damaged record."""
+    try:
+        uids, gids = files.read_json(f"{directory}/map.json")
+        id_map = IdMap(tuple(Extent(*extent) for extent in uids), tuple(Extent(*extent) for extent in gids))
+        if map_name(id_map) != os.path.basename(directory):
+            raise ValueError("it is the record of another map")
+    except (ValueError, TypeError) as e:
+        raise errors.InfraError(f"{directory}/map.json is damaged: {e}", "the next layer that is unpacked there writes it anew") from e
+    return id_map
 
 
 def _root(extents: tuple[Extent, ...]) -> int:

@@ -14,6 +14,7 @@ from runner.model import BuildUser, IdMap
 from tests.support import images, stores, trees
 from tests.support.images import directory, file
 from tests.support.layered import emptied, left, short, unpacked
+from tests.support.locks import Holder
 
 BASE = [directory("etc"), file("etc/conf", b"base", uid=7), directory("tmp", mode=0o1777)]
 TOP = [file("hello", b"hi", mode=0o4755)]
@@ -50,6 +51,13 @@ def test_second_call_gives_the_same_directories_and_needs_no_blobs(store: paths.
     assert unpacked(store, image) == first
     assert identities(first) == before
     assert left(store) == {path.name for path in first}
+
+
+def test_directories_that_are_there_are_named_while_others_ask_for_them(store: paths.Store) -> None:
+    image = stores.add(store, images.build_image([BASE]))
+    found = unpacked(store, image)
+    with Holder(Path(store.layer_map_lock(layers.map_name(trees.isolated()))), "shared"):
+        assert unpacked(store, image) == found
 
 
 def test_layer_that_two_images_share_is_unpacked_once(store: paths.Store) -> None:

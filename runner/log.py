@@ -3,10 +3,15 @@
 stdout belongs to answers and to containers. Secrets never come here.
 """
 
+from __future__ import annotations
+
 import os
 import sys
 import time
-from typing import TextIO
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import TextIO
 
 _GREY, _YELLOW, _RED, _GREEN, _RESET = "\033[90m", "\033[33;1m", "\033[31;1m", "\033[32;1m", "\033[0;m"
 

@@ -1,6 +1,6 @@
 """The nouns that cross layers: immutable, without I/O, cheap to import (the hot path loads this file)."""
 
-from typing import NamedTuple
+from runner.record import NamedTuple
 
 IDS_PER_BUILD_USER = 65536
 

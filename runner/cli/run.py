@@ -1,9 +1,13 @@
 """`dockless run`: one container, its exit code; on the hot path, so without click."""
 
-from collections.abc import Mapping
+from __future__ import annotations
 
 from runner.cli import run_options, surroundings
 from runner.job import oneoff
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 def main(arguments: list[str], environ: Mapping[str, str]) -> int:

@@ -3,12 +3,12 @@
 import os
 from base64 import b64encode
 from functools import partial
-from typing import NamedTuple
 
 from runner import errors, paths
 from runner.job import keeper
 from runner.kernel import files, netlink, process, syscalls, userns
 from runner.model import ContainerSpec, IdMap, Image, ImageConfig, Step, Volume
+from runner.record import NamedTuple
 from runner.sandbox import capabilities, crun, network, rootfs, seccomp, spec, toolbox, users
 
 JOB_ENDPOINT = "job"

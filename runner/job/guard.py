@@ -4,13 +4,18 @@ crun alone could end with its caller (PR_SET_PDEATHSIG). What it started would r
 some milliseconds nothing but its descent says that it belongs to the step.
 """
 
+from __future__ import annotations
+
 import os
 import select
 import signal
-from collections.abc import Callable
-from typing import NoReturn
 
 from runner.kernel import process, syscalls
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import NoReturn
 
 
 def start(become: Callable[[], NoReturn]) -> int:

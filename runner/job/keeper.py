@@ -5,15 +5,21 @@ Until `commit` it lives only as long as the process that started it (they share 
 after that it is `sleep infinity` under another name, some hundred kilobytes that reap orphans because SIGCHLD is ignored.
 """
 
+from __future__ import annotations
+
 import os
 import signal
-from collections.abc import Callable
-from typing import Any, NamedTuple, NoReturn
 
 from runner import errors, log, paths
 from runner.kernel import netlink, process, syscalls, userns
 from runner.model import IdMap
+from runner.record import NamedTuple
 from runner.sandbox import network, uplink
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, NoReturn
 
 NAMESPACES = (
     syscalls.CLONE_NEWNS

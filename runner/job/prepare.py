@@ -4,12 +4,12 @@ Until `prepare` returns, the keeper ends with this process, and the job's lock s
 directories, which the next `gc.reap` removes.
 """
 
+from __future__ import annotations
+
 import os
 import re
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any, NamedTuple
 
 from runner import errors, log, paths
 from runner.config import Settings
@@ -18,10 +18,17 @@ from runner.job import cleanup, furnish, gc, keeper, limits, services, state
 from runner.job.state import ContainerState, JobState
 from runner.kernel import files, locks, netlink, userns
 from runner.model import Account, BuildUser, ContainerSpec, IdMap, Image, JobSpec, Volume, VolumeSpec
+from runner.record import NamedTuple
 from runner.sandbox import build_users, network, uplink
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    Fetch = Callable[[ContainerSpec], Image]
+
 _HOSTNAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,62}[A-Za-z0-9_])?")  # 64: what uname(2) has room for
-Fetch = Callable[[ContainerSpec], Image]
 
 
 class Surroundings(NamedTuple):

@@ -3,13 +3,19 @@
 A job is alive while its keeper runs, or while somebody holds its lock to make or end it.
 """
 
+from __future__ import annotations
+
 import os
-from typing import Any, NamedTuple
 
 from runner import errors, paths
 from runner.job.keeper import Keeper
 from runner.kernel import files, locks, process
 from runner.model import BuildUser
+from runner.record import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 FORMAT = 1
 
@@ -124,7 +130,7 @@ def lock_keys(store: paths.Store) -> list[str]:
     return [key for name in names if (key := name.removesuffix(".lock")) != name and paths.is_job_key(key)]
 
 
-def _entries(store: paths.Store) -> list["os.DirEntry[str]"]:
+def _entries(store: paths.Store) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(store.jobs) as found:
             return list(found)

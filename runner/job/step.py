@@ -4,20 +4,26 @@ Every step is a fresh `crun run` over the container's persistent root, joined to
 persist, and when the step ends the kernel ends every process that it left behind.
 """
 
+from __future__ import annotations
+
 import json
 import os
 import select
 import signal
 import time
-from types import FrameType
-from typing import NamedTuple, NoReturn
 
 from runner import errors, log, paths
 from runner.job import guard, keeper, stop
 from runner.job.state import ContainerState, JobState
 from runner.kernel import files, process, syscalls
 from runner.model import Outcome
+from runner.record import NamedTuple
 from runner.sandbox import crun
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import FrameType
+    from typing import NoReturn
 
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 _FORWARDED = (*_STOP_SIGNALS, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH, signal.SIGCONT, signal.SIGALRM)

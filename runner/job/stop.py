@@ -3,12 +3,17 @@
 docker's executor asks all but PID 1, the youngest first, and waits for each (ContainerSigTermScriptForLinux); then docker stops PID 1.
 """
 
+from __future__ import annotations
+
 import os
 import signal
 import time
-from collections.abc import Callable
 
 from runner.kernel import process, syscalls
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _ASK_AGAIN_S = 0.02
 

@@ -7,7 +7,8 @@ ancestor. So jobs become siblings of the group that this process is in: the CI a
 import os
 import stat
 import time
-from typing import NamedTuple
+
+from runner.record import NamedTuple
 
 CONTROLLERS = ("memory", "cpu", "pids")
 

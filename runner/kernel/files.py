@@ -1,12 +1,18 @@
 """Files: whole or not at all, and trees that are measured and removed without following anything."""
 
+from __future__ import annotations
+
 import errno
 import json
 import os
 import stat
-from typing import Any, NamedTuple
 
 from runner.kernel import syscalls
+from runner.record import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 def fsync_directory(path: str) -> None:
@@ -125,7 +131,7 @@ def remove_tree(path: str) -> None:
         raise errors[0]
 
 
-def _remove_files(walk: "_Walk", errors: list[OSError]) -> None:
+def _remove_files(walk: _Walk, errors: list[OSError]) -> None:
     """Remove what is not a directory from where the walk is, and note the directories."""
     for name in os.listdir(walk.here):
         try:
@@ -168,7 +174,7 @@ def disk_usage(path: str) -> int:
     return total
 
 
-def _measure_files(walk: "_Walk", linked: set[tuple[int, int]]) -> int:
+def _measure_files(walk: _Walk, linked: set[tuple[int, int]]) -> int:
     """Return the bytes of the files where the walk is, and note the directories; `linked` remembers files of several names."""
     total = 0
     for name in os.listdir(walk.here):

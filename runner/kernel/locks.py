@@ -9,8 +9,6 @@ import fcntl
 import os
 import struct
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 _F_OFD_SETLK, _F_OFD_SETLKW = 37, 38
 
@@ -55,17 +53,27 @@ def _poll(fd: int, kind: int, deadline: float | None) -> None:
         time.sleep(0.02)
 
 
-@contextmanager
-def hold(path: str, *, shared: bool = False, timeout_s: float | None = None) -> Iterator[int]:
-    """Hold the lock of the file `path` (made if absent, 0600), waiting at most `timeout_s` (None: for ever).
+class Hold:
+    """A lock that a `with` statement holds; see `hold`."""
 
-    Raises BlockingIOError at the deadline. Yields the descriptor; a child that inherits it shares the lock.
+    def __init__(self, path: str, shared: bool, timeout_s: float | None) -> None:
+        self._path, self._shared, self._timeout_s = path, shared, timeout_s
+        self._fd = -1
+
+    def __enter__(self) -> int:
+        self._fd = _open_locked(self._path, shared=self._shared, wait=True, timeout_s=self._timeout_s)
+        return self._fd
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)
+
+
+def hold(path: str, *, shared: bool = False, timeout_s: float | None = None) -> Hold:
+    """Hold the lock of the file `path` (made if absent, 0600) in a `with` statement, waiting at most `timeout_s` (None: for ever).
+
+    Raises BlockingIOError at the deadline. Gives the descriptor; a child that inherits it shares the lock.
     """
-    fd = _open_locked(path, shared=shared, wait=True, timeout_s=timeout_s)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
+    return Hold(path, shared, timeout_s)
 
 
 def try_take(path: str, *, shared: bool = False) -> int | None:

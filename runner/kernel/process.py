@@ -4,17 +4,23 @@ Programs get an explicit environment and no descriptor but the three standard on
 job may have changed ours. Built on posix_spawn(3) and fork(2), since importing the subprocess module costs as much as a whole step.
 """
 
+from __future__ import annotations
+
 import errno
 import json
 import os
 import select
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, NoReturn
 
 from runner import errors, log
 from runner.kernel import syscalls
+from runner.record import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import Any, NoReturn
 
 TRUSTED_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 

@@ -1,12 +1,18 @@
 """User namespaces with subordinate ids (user_namespaces(7), subuid(5), newuidmap(1))."""
 
+from __future__ import annotations
+
 import os
 import signal
-from collections.abc import Callable
-from typing import Any, NamedTuple
 
 from runner.kernel import process, syscalls
 from runner.model import Extent, IdMap
+from runner.record import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
 
 _IDS = 2**32 - 1  # the last number, (uid_t) -1, means "no id"
 

@@ -1,8 +1,12 @@
 """Capabilities of a container (capabilities(7)): docker's default set, and how a caller changes it."""
 
-from collections.abc import Iterable
+from __future__ import annotations
 
 from runner import errors
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 DEFAULT = (
     "CAP_AUDIT_WRITE", "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_MKNOD", "CAP_NET_BIND_SERVICE",

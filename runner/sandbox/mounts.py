@@ -1,12 +1,17 @@
 """Volumes as users write them (docker run -v, GitLab's `volumes`), parsed and judged."""
 
+from __future__ import annotations
+
 import os
 import stat
-from collections.abc import Callable, Iterable
 
 from runner import errors
 from runner.model import VolumeSpec
 from runner.paths import component
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
 
 # Not a wall (the container's ids have no rights on the host) but a guard against handing the host over by mistake
 _HOST_REFUSED = (

@@ -5,7 +5,7 @@
 Plans are pure lists of ip(8) commands and nftables rules; short functions run them where the caller already is.
 """
 
-from typing import NamedTuple
+from runner.record import NamedTuple
 
 BRIDGE = "br0"
 # Cloud metadata services hand out credentials of the machine. IPv6 has no route out at all, the rule is for the day when it has.

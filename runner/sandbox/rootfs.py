@@ -3,14 +3,19 @@
 Runs inside the job (the keeper's mount and user namespace), as its root: it may manage files of the account and of the build user.
 """
 
+from __future__ import annotations
+
 import errno
 import os
 import stat
-from collections.abc import Sequence
-from typing import NamedTuple
 
 from runner import errors
 from runner.kernel import syscalls
+from runner.record import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _RESOLVE = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_MAGICLINKS
 

@@ -3,13 +3,18 @@
 No copy of our own is kept, so a new system call or a closed hole arrives with the distribution's update.
 """
 
+from __future__ import annotations
+
 import json
 import os
-from collections.abc import Sequence
-from typing import Any
 
 from runner import errors
 from runner.kernel import files
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
 
 PROFILE = "/usr/share/containers/seccomp.json"
 _ARCHITECTURES = {

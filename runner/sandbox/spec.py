@@ -1,9 +1,13 @@
 """The OCI runtime spec of a container as a pure function (opencontainers/runtime-spec config.md, config-linux.md)."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from __future__ import annotations
 
 from runner.model import Step, Volume
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Any
 
 INIT_TARGET = "/.dockless-init"
 

@@ -3,8 +3,14 @@
 Job variables can be set by whoever writes .gitlab-ci.yml; what has no prefix cannot (contract: common/config.go, executors/custom).
 """
 
-from collections.abc import Collection, Mapping
-from typing import NamedTuple
+from __future__ import annotations
+
+from runner.record import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
 
 _PREFIX = "CUSTOM_ENV_"
 # what the runner adds by itself as files, although it is not in the payload

@@ -1,11 +1,16 @@
 """gitlab-runner in system mode is root; we are root only as long as it takes to open what only root may touch."""
 
+from __future__ import annotations
+
 import os
-from collections.abc import Mapping
 
 from runner.errors import InfraError, UserError
 from runner.kernel import accounts
 from runner.model import Account
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 def current() -> Account:

@@ -1,16 +1,21 @@
 """`gitlab run SCRIPT STAGE`: the hot path; one stage of the job, in the container where it belongs, with its real exit code."""
 
+from __future__ import annotations
+
 import os
-from collections.abc import Mapping
-from typing import NamedTuple
 
 from runner import errors, log, paths
 from runner.adapters.gitlab import environment, privileges, stages
-from runner.job import follow, state, step
+from runner.job import state, step
 from runner.job.state import JobState
 from runner.kernel import process
 from runner.model import Outcome
+from runner.record import NamedTuple
 from runner.sandbox import crun
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 # like docker's executor: the first shell that exists reads the script from stdin (shells/bash.go, BashDetectShellScript)
 _SHELLS = ("/usr/local/bin/bash", "/usr/bin/bash", "/bin/bash", "/usr/local/bin/sh", "/usr/bin/sh", "/bin/sh", "/busybox/sh")
@@ -111,6 +116,8 @@ def _run(current: JobState, environ: Mapping[str, str], script: int, name: str, 
     services: dict[str, str] = current.facts.get("services", {})
     if not (services and environment.flag(job_variables, "CI_DEBUG_SERVICES")):
         return step.run(current, request)
+    from runner.job import follow  # only those who debug services pay for it
+
     store = paths.Store(environ[environment.STATE_DIR])
     with follow.follow(store, current.key, tuple(services), prefix=lambda service: f"{_GREY}[service:{services[service]}]{_RESET} "):
         return step.run(current, request)

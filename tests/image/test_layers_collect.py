@@ -193,3 +193,11 @@ def test_map_whose_record_was_damaged_can_be_collected_once_it_was_used_again(st
     unpacked(store, stores.add(store, images.build_image([BASE])))
     collect_all(store)
     assert left(store) == set()
+
+
+def test_record_of_another_map_is_damage(store: paths.Store) -> None:
+    found = orphaned(store)
+    files.write_json(str(found[0].parent / "map.json"), trees.first_user().shared_map(trees.account(), container_id=7))
+    with pytest.raises(InfraError, match="another map"):
+        collect_all(store)
+    assert left(store) == {path.name for path in found}

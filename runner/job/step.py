@@ -18,7 +18,7 @@ from runner.job.state import ContainerState, JobState
 from runner.kernel import files, process, syscalls
 from runner.model import Outcome
 from runner.record import NamedTuple
-from runner.sandbox import crun
+from runner.sandbox import crun, program
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -68,7 +68,10 @@ def run(state: JobState, request: Request) -> Outcome:
 
 
 def write_bundle(bundle: str, container: ContainerState, request: Request) -> tuple[str, ...]:
-    """Write the OCI bundle of one step inside the job: the container's spec with this step's process. Returns the argv."""
+    """Write the OCI bundle of one step inside the job: the container's spec with this step's process. Returns the argv.
+
+    Raises crun.StartFailure for a program that is known not to start.
+    """
     spec = json.loads(files.read(f"{paths.RUN}/c/{container.name}/base.json"))
     settings = spec["process"]
     prefix = settings["args"][: len(settings["args"]) - len(container.entrypoint) - len(container.command)]  # the init, if there is one
@@ -84,6 +87,7 @@ def write_bundle(bundle: str, container: ContainerState, request: Request) -> tu
         settings["env"] = [f"{name}={value}" for name, value in merged.items()]
     if request.umask is not None:
         settings["user"]["umask"] = request.umask
+    program.check(spec, argv)
     os.mkdir(bundle, 0o755)
     with open(f"{bundle}/config.json", "w", encoding="utf-8", errors="surrogateescape") as file:
         json.dump(spec, file)

@@ -165,6 +165,15 @@ def test_image_without_a_shell_is_the_jobs_fault_and_told_so(gitlab: GitLab, mak
     result = gitlab.play(job(image=image))
     assert (result.failure_reason, result.exit_code) == ("script_failure", 127)
     assert f"image {image} has no shell, which every job needs" in result.log.decode()
+    assert "executable" not in result.log.decode()  # crun's own words
+
+
+def test_entrypoint_that_is_not_there_is_told_in_one_message(gitlab: GitLab) -> None:
+    result = gitlab.play(job(image={"name": "toolbox", "entrypoint": ["/no/entry.sh"]}))
+    assert (result.failure_reason, result.exit_code) == ("script_failure", 127)
+    lines = [line for line in result.log.decode().splitlines() if "entry.sh" in line or "executable" in line or "no shell" in line]
+    assert len(lines) == 1
+    assert "/no/entry.sh: program not found in the container" in lines[0]
 
 
 def test_shell_in_an_unknown_place_is_not_found(gitlab: GitLab, make: Make) -> None:

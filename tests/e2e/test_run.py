@@ -20,12 +20,43 @@ def test_killed_command_has_128_and_the_signal(engine: Engine) -> None:
     assert engine.run("run", "--", "sh", "-c", "sh -c 'kill -9 $$'; exit $?").code == 137
 
 
-@pytest.mark.parametrize(("command", "code"), [("no-such-program", 127), ("/etc/passwd", 126), ("/usr", 126)])
-def test_command_that_cannot_start_has_the_code_of_podman(engine: Engine, command: str, code: int) -> None:
-    result = engine.run("run", "--", command)
+@pytest.mark.parametrize(
+    ("command", "code", "words"),
+    [
+        ("no-such-program", 127, "no-such-program: program not found in the container"),
+        ("/no/such/program", 127, "/no/such/program: program not found in the container"),
+        ("", 127, "the command is empty"),
+        ("/etc/passwd", 126, "/etc/passwd: program cannot be executed"),
+        ("/usr", 126, "/usr: program cannot be executed: it is not a file"),
+    ],
+)
+@pytest.mark.parametrize("options", [[], ["--init"]])
+def test_command_that_cannot_start_has_the_code_of_podman_and_one_message(
+    engine: Engine, options: list[str], command: str, code: int, words: str
+) -> None:
+    result = engine.run("run", *options, "--", command)
+    assert (result.code, result.out) == (code, "")
+    message, hint = result.err.splitlines()
+    assert message == f"ERROR: {words}"
+    assert hint.startswith("(")
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "words"),
+    [
+        ("#!/bin/sh\necho $0\n", 0, ""),
+        ("#!/no/shell\n", 127, "its interpreter '/no/shell' is not in the container"),
+        ("#!/bin/sh\r\n", 127, "its interpreter '/bin/sh\\r' is not in the container"),
+        ("echo fine\n", 126, "program cannot be executed: wrong format"),
+    ],
+)
+def test_program_of_a_volume_is_started_or_told_in_one_message(engine: Engine, tmp_path: Path, text: str, code: int, words: str) -> None:
+    (tmp_path / "program").write_text(text)
+    (tmp_path / "program").chmod(0o755)
+    result = engine.run("run", "-v", f"{tmp_path}:/var/run/w", "--", "/run/w/program")  # /var/run is a link
     assert result.code == code
-    assert command in result.err
-    assert "Traceback" not in result.err
+    assert result.out == ("/run/w/program\n" if code == 0 else "")
+    assert [line for line in result.err.splitlines() if not line.startswith("(")] == ([f"ERROR: /run/w/program: {words}"] if words else [])
 
 
 def test_stdin_and_stdout_are_passed_byte_for_byte(engine: Engine) -> None:

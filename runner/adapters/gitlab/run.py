@@ -50,7 +50,7 @@ def main(arguments: list[str], environ: Mapping[str, str]) -> int:
     try:
         outcome = _run(current, environ, opened.script, name, job_variables)
     except crun.StartFailure as e:
-        if e.exit_code == 127 and "sh:" in e.message:
+        if e.exit_code == 127 and e.message.startswith("sh:"):
             image = current.container(name).image
             e = crun.StartFailure(f"image {image} has no shell, which every job needs", "use an image with sh, or its -debug variant", 127)
         log.fail(e.message, e.hint)

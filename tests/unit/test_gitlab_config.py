@@ -82,7 +82,7 @@ def test_the_working_directory_that_only_the_runner_may_read_is_left(runner: Run
 
 
 def test_a_configuration_that_is_none_is_an_error_and_no_answer(runner: Runner, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(errors.UserError):
+    with pytest.raises(errors.InfraError):
         runner.ask("gitlab: [")
     assert capsys.readouterr().out == ""
 

@@ -2,15 +2,20 @@
 
 from collections.abc import Mapping
 
-from runner.adapters.gitlab import environment, start
+from runner import layout
+from runner.adapters.gitlab import environment, privileges, start
 from runner.job import cleanup, gc
 
 
 def main(arguments: list[str], environ: Mapping[str, str]) -> int:
     """End this attempt's job, if there is one, and what crashed ones left. Raises RunnerErrors after trying everything."""
-    around = start.surroundings(environ)
-    key = environ.get(environment.JOB, "")
-    if key:
-        cleanup.cleanup(around.store, key, around.account)
-    gc.reap(around.store, around.account)
+    key, root = environ.get(environment.JOB, ""), environ.get(environment.STATE_DIR, "")
+    if key and root:
+        # where `config` found the job's place: the configuration may say another thing by now, or be broken
+        account = privileges.drop(environ.get(environment.ACCOUNT, ""))
+        store = layout.open_store(root)
+        cleanup.cleanup(store, key, account)
+    else:
+        store, _, account = start.surroundings(environ)
+    gc.reap(store, account)
     return 0

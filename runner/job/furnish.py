@@ -151,7 +151,7 @@ def _write_spec(plan: Plan, container: Container, *, step: Step, volumes: list[V
     """Write the container's spec; the first container on this machine also leaves the compiled seccomp filter for all later ones."""
     home = bundle(container.asked.name)
     allowed = capabilities.DEFAULT
-    cached = f"{plan.filters}/{seccomp.compiled_name(allowed, crun=process.find('crun'))}.bpf"
+    cached = f"{plan.filters}/{seccomp.compiled_name(allowed, crun=crun.program())}.bpf"
     pinned = {kind: namespace(short, container.endpoint.name) for kind, short in (("network", "net"), ("ipc", "ipc"), ("uts", "uts"))}
     build = partial(
         spec.build, root=f"{home}/root", namespaces={"user": f"{paths.RUN}/ns/user", **pinned}, step=step, volumes=volumes,

@@ -346,9 +346,12 @@ def kill(keeper: Keeper, *, timeout_s: float = 10.0) -> None:
 
 
 def _hint(error: OSError) -> str:
-    words = str(error)
+    words = error.strerror or str(error)
     if "newuidmap" in words or "newgidmap" in words:
         return "run `dockless doctor`: subordinate ids or the uidmap package are missing"
     if "slirp4netns" in words:
         return "apt-get install slirp4netns; chmod 666 /dev/net/tun"
+    for program, package in (("nft", "nftables"), ("ip", "iproute2")):
+        if words.startswith(f"{program} is not installed"):
+            return f"apt-get install {package}"
     return "run `dockless doctor`"

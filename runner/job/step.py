@@ -134,7 +134,7 @@ class _Cgroup:
 
 def _start(bundle: str, step_id: str, request: Request, cgroup: _Cgroup) -> int:
     """Fork the process that becomes crun, in the job's PID namespace, under a guard; returns the guard's pid."""
-    path = process.find("crun")
+    path = crun.program()
     argv = crun.run_argv(bundle, step_id)
     log.debug(f"+ {process.display(argv)}")
     return guard.start(lambda: _become_crun(path, argv, request, cgroup))

@@ -56,7 +56,7 @@ def find(program: str) -> str:
             path = f"{directory}/{program}"
             if os.access(path, os.X_OK):
                 return path
-    raise FileNotFoundError(errno.ENOENT, "program is not installed", program)
+    raise FileNotFoundError(errno.ENOENT, f"{program} is not installed", program)
 
 
 def minimal_env(**more: str) -> dict[str, str]:

@@ -9,6 +9,14 @@ from runner.kernel import files, process
 ROOT = f"{paths.RUN}/crun"
 
 
+def program() -> str:
+    """Return the path of crun; InfraError if it is not installed."""
+    try:
+        return process.find("crun")
+    except FileNotFoundError as e:
+        raise errors.InfraError("crun is not installed", "apt-get install crun") from e
+
+
 def _argv(*arguments: str, log: str = "") -> list[str]:
     # cgroups are ours (kernel.cgroup): crun 1.8 refuses hybrid hosts and needs systemd elsewhere
     options = ["--root", ROOT, "--cgroup-manager=disabled"]

@@ -31,7 +31,7 @@ def load(capabilities: Sequence[str], *, path: str = PROFILE) -> dict[str, Any]:
     try:
         profile = json.loads(files.read(path))
     except FileNotFoundError as e:
-        raise errors.InfraError(f"seccomp profile {path} is missing", "apt-get install golang-github-containers-common") from e
+        raise _missing(path) from e
     except (OSError, ValueError) as e:
         raise errors.InfraError(f"seccomp profile {path} cannot be read: {e}", "install golang-github-containers-common again") from e
     uname = os.uname()
@@ -41,6 +41,10 @@ def load(capabilities: Sequence[str], *, path: str = PROFILE) -> dict[str, Any]:
         raise errors.InfraError(
             f"seccomp profile {path} cannot be read: it is not one of containers-common", "install golang-github-containers-common again"
         ) from e
+
+
+def _missing(path: str) -> errors.InfraError:
+    return errors.InfraError(f"seccomp profile {path} is missing", "apt-get install golang-github-containers-common")
 
 
 def resolve(profile: dict[str, Any], *, capabilities: Sequence[str], machine: str, kernel: str) -> dict[str, Any]:
@@ -90,10 +94,17 @@ def _version(text: str) -> tuple[int, int]:
 
 
 def compiled_name(capabilities: Sequence[str], *, crun: str, path: str = PROFILE) -> str:
-    """Name the compiled form of the profile for `capabilities`: another profile, crun or kernel gives another name. OSError without one."""
+    """Name the compiled form of the profile for `capabilities`: another profile, crun or kernel gives another name.
+
+    InfraError without a profile.
+    """
     known = sorted(capabilities)
     bits = 0
     for character in " ".join(known).encode():
         bits = (bits * 257 + character) % (1 << 61)
-    profile, program, uname = os.stat(path), os.stat(crun), os.uname()
+    try:
+        profile = os.stat(path)
+    except FileNotFoundError as e:
+        raise _missing(path) from e
+    program, uname = os.stat(crun), os.uname()
     return f"{uname.machine}-{uname.release}-{profile.st_mtime_ns:x}-{profile.st_size:x}-{program.st_mtime_ns:x}-{bits:x}"

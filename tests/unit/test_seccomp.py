@@ -182,5 +182,5 @@ def test_another_profile_or_another_crun_has_another_filter(profile: Path, tmp_p
 
 
 def test_a_filter_of_nothing_has_no_name(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(errors.InfraError, match="is missing"):
         seccomp.compiled_name((), crun="/bin/sh", path=str(tmp_path / "gone"))

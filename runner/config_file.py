@@ -17,6 +17,15 @@ _RESERVED_NETWORKS = (  # IANA's IPv4 special-purpose address registry
     ("224.0.0.0/4", "multicast"),
     ("240.0.0.0/4", "reserved"),
 )
+_TYPES = {  # what a value has to be -> how that is written
+    "a text": "put it in quotes",
+    "true or false": "write true or false, without quotes",
+    "a whole number": "write digits only, without quotes",
+    "a size or number": "write it as 512m or 1.5",
+    "a list": "begin each entry with a hyphen",
+    "a list of texts": "write it as [one, two]",
+    "a table of keys": "write its keys below it, each as KEY: VALUE and indented",
+}
 _T = TypeVar("_T")
 
 
@@ -211,7 +220,7 @@ class _Table:
         self._file, self._prefix = file, prefix
         if not isinstance(value, dict):
             name = prefix.rstrip(".") or "the document"
-            raise UserError(f"configuration {file}: {name} is not a table of keys", "see docs/configuration.md")
+            raise UserError(f"configuration {file}: {name} is not a table of keys", _TYPES["a table of keys"])
         self._value: dict[str, Any] = {str(key): item for key, item in value.items()}
         self._known: list[str] = []
 
@@ -225,7 +234,7 @@ class _Table:
         if value is None:
             return default
         if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-            raise UserError(f"configuration {self.where}{key}: {_shown(value)} is not {expected}", "see docs/configuration.md")
+            raise UserError(f"configuration {self.where}{key}: {_shown(value)} is not {expected}", _TYPES[expected])
         return value
 
     def text(self, key: str, default: str) -> str:

@@ -172,7 +172,9 @@ def test_key_that_is_near_nothing_is_refused_with_all_that_there_are(refuse: Ref
     ],
 )
 def test_wrong_type_is_refused_with_the_key_and_the_value(refuse: Refuse, text: str, message: str) -> None:
-    assert refuse(text).message == message
+    error = refuse(text)
+    assert error.message == message
+    assert error.hint.startswith(("put ", "write ", "begin "))
 
 
 @pytest.mark.parametrize(

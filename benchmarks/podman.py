@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 _STORAGE = """[storage]
@@ -24,14 +25,15 @@ class Podman:
 
     def __init__(self, directory: Path) -> None:
         root = directory / "podman"
-        for path in (root, root / "xdg"):
-            path.mkdir(mode=0o700)
+        root.mkdir(mode=0o700)
+        # podman's own clean-up refuses a path of more than 50 characters, and `podman run` then waits 20 s for an exit code
+        self._runtime = Path(tempfile.mkdtemp(prefix="bench-", dir="/tmp"))
         (root / "storage.conf").write_text(_STORAGE.format(root=root))
         (root / "containers.conf").write_text(_ENGINE)
         (root / "policy.json").write_text('{"default": [{"type": "insecureAcceptAnything"}]}')
         self._root = root
         self.environ = {
-            "PATH": os.environ["PATH"], "HOME": str(root), "XDG_RUNTIME_DIR": str(root / "xdg"), "TMPDIR": str(root),
+            "PATH": os.environ["PATH"], "HOME": str(root), "XDG_RUNTIME_DIR": str(self._runtime), "TMPDIR": str(root),
             "CONTAINERS_STORAGE_CONF": str(root / "storage.conf"), "CONTAINERS_CONF": str(root / "containers.conf"),
         }  # fmt: skip
 
@@ -43,7 +45,8 @@ class Podman:
         # layers belong to subordinate ids: only podman's own namespace may remove them
         self.run("unshare", "rm", "-rf", str(self._root / "graph"), check=False)
         self.run("system", "migrate", check=False)  # ends the pause process
-        shutil.rmtree(self._root, ignore_errors=True)
+        for path in (self._root, self._runtime):
+            shutil.rmtree(path, ignore_errors=True)
 
     def argv(self, *arguments: str) -> list[str]:
         """Return a command line of podman's."""

@@ -5,6 +5,7 @@ tests/unit/test_hot_path.py says which modules they may load.
 """
 
 import errno
+import gc
 import os
 import sys
 
@@ -15,6 +16,7 @@ _ENGINE_FAILED = 125  # as podman and docker run report their own failures
 
 def main() -> None:
     """Run the command line and exit, without the interpreter taking itself apart, which lasts as long as its start."""
+    gc.disable()  # there is no garbage yet: it would only look at what is being imported, for a millisecond
     _open_missing_streams()
     code = run(sys.argv[1:])
     try:
@@ -136,6 +138,7 @@ def _dispatch(argv: list[str]) -> int:
             from runner.cli import run as cli_run
 
             return cli_run.main(argv[1:], os.environ)
+    gc.enable()
     from runner.cli import commands
 
     answered = commands.complete()

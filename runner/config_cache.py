@@ -1,6 +1,5 @@
 """Where the configuration is, and its last parsed form as long as the file is the same: commands in a hurry may not pay for YAML."""
 
-import json
 import os
 from collections.abc import Mapping
 
@@ -44,7 +43,7 @@ def load(path: str, *, home: str) -> config.Settings:
     cache = f"{home}/.cache/dockless/config.json"
     try:
         if os.stat(cache).st_uid == os.geteuid():
-            found = json.loads(files.read(cache))
+            found = files.read_json(cache)
             if found[0] == stamp:
                 return config.decode(found[1])
     except (OSError, ValueError, TypeError, IndexError, KeyError):

@@ -16,7 +16,7 @@ from runner.image import auth, challenge, transport
 from runner.model import Reference
 
 _TOKEN_BYTES = 1024**2
-_SIGN_IN = "set DOCKER_AUTH_CONFIG, or run as this account: docker login, or podman login --authfile ~/.docker/config.json"
+_SIGN_IN = "set DOCKER_AUTH_CONFIG, or run: docker login (or podman login --authfile ~/.docker/config.json) as this account"
 
 
 class Endpoint:

@@ -5,7 +5,7 @@ from base64 import b64encode
 from functools import partial
 
 from runner import errors, paths
-from runner.job import keeper
+from runner.job import keeper_start
 from runner.kernel import files, netlink, process, syscalls, userns
 from runner.model import ContainerSpec, IdMap, Image, ImageConfig, Step, Volume
 from runner.record import NamedTuple
@@ -84,7 +84,7 @@ def _make_endpoint(plan: Plan, endpoint: Endpoint) -> None:
             if plan.addresses:
                 netlink.ip_batch(network.attach_commands(endpoint.number, pid=child, mtu=plan.mtu))
             for kind in ("net", "ipc", "uts"):
-                keeper.pin(f"/proc/{child}/ns/{kind}", namespace(kind, endpoint.name))
+                keeper_start.pin(f"/proc/{child}/ns/{kind}", namespace(kind, endpoint.name))
             os.write(go_w, b"x")
     finally:
         os.close(ready_r)

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import os
 import select
-import signal
 
-from runner.kernel import process, syscalls
+from runner.kernel import process, signals, syscalls
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,7 +59,7 @@ def _end_children() -> None:
     try:
         while True:
             for child in _children():
-                os.kill(child, signal.SIGKILL)
+                os.kill(child, signals.SIGKILL)
             os.waitpid(-1, 0)
     except ChildProcessError:
         return

@@ -1,12 +1,11 @@
 """One container, one process, then nothing: `dockless run`."""
 
 import os
-import signal
 
 from runner.image import images
 from runner.job import limits, prepare, step
 from runner.job.prepare import Surroundings
-from runner.kernel import files, process
+from runner.kernel import files, process, signals
 from runner.model import ContainerSpec, Image, JobSpec, Outcome, RunRequest, VolumeSpec
 from runner.sandbox import mounts
 
@@ -28,7 +27,7 @@ def run(request: RunRequest, around: Surroundings) -> Outcome:
         # this process is root of the job's namespaces now, so it may remove the files of both the account and the build user
         files.remove_tree(around.store.job(current.key))
         files.remove_tree(around.store.job_lock(current.key))
-        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        signals.pidfd_send_signal(pidfd, signals.SIGKILL)
         process.wait_pidfd(pidfd, 10.0)
         os.close(pidfd)
         groups.remove()

@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from runner import errors, log, paths
 from runner.config import Settings
 from runner.image import layers, reference
-from runner.job import cleanup, furnish, gc, keeper, limits, services, state
+from runner.job import cleanup, furnish, gc, keeper, keeper_start, limits, services, state
 from runner.job.state import ContainerState, JobState
 from runner.kernel import files, locks, netlink, userns
 from runner.model import Account, BuildUser, ContainerSpec, IdMap, Image, JobSpec, Volume, VolumeSpec
@@ -56,7 +56,7 @@ def prepare(spec: JobSpec, around: Surroundings, *, fetch: Fetch, facts: dict[st
         stack.callback(lambda: cleanup.remove_files(store, spec.key, user, around.account))
         current = _claim_slot(store, spec, user, facts)
         container_map = _container_map(spec, user, around.account)
-        starting = keeper.start(_keeper_request(spec, around, user, container_map))
+        starting = keeper_start.start(_keeper_request(spec, around, user, container_map))
         stack.callback(starting.close)
         images = _fetch_all(spec, fetch)
         lowers = {
@@ -133,8 +133,8 @@ def _container_map(spec: JobSpec, user: BuildUser, account: Account) -> IdMap:
     return user.shared_map(account, container_id=spec.shared_id)
 
 
-def _keeper_request(spec: JobSpec, around: Surroundings, user: BuildUser, container_map: IdMap) -> keeper.Request:
-    return keeper.Request(
+def _keeper_request(spec: JobSpec, around: Surroundings, user: BuildUser, container_map: IdMap) -> keeper_start.Request:
+    return keeper_start.Request(
         name=spec.key,
         keeper_map=user.keeper_map(around.account),
         container_map=container_map,

@@ -6,16 +6,14 @@ persist, and when the step ends the kernel ends every process that it left behin
 
 from __future__ import annotations
 
-import json
 import os
 import select
-import signal
 import time
 
 from runner import errors, log, paths
 from runner.job import guard, keeper, stop
 from runner.job.state import ContainerState, JobState
-from runner.kernel import files, process, syscalls
+from runner.kernel import files, plain_json, process, signals, syscalls
 from runner.model import Outcome
 from runner.record import NamedTuple
 from runner.sandbox import crun, program
@@ -25,8 +23,8 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import NoReturn
 
-_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
-_FORWARDED = (*_STOP_SIGNALS, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH, signal.SIGCONT, signal.SIGALRM)
+_STOP_SIGNALS = (signals.SIGTERM, signals.SIGINT, signals.SIGHUP, signals.SIGQUIT)
+_FORWARDED = (*_STOP_SIGNALS, signals.SIGUSR1, signals.SIGUSR2, signals.SIGWINCH, signals.SIGCONT, signals.SIGALRM)
 
 
 class Request(NamedTuple):
@@ -72,7 +70,7 @@ def write_bundle(bundle: str, container: ContainerState, request: Request) -> tu
 
     Raises crun.StartFailure for a program that is known not to start.
     """
-    spec = json.loads(files.read(f"{paths.RUN}/c/{container.name}/base.json"))
+    spec = files.read_json(f"{paths.RUN}/c/{container.name}/base.json")
     settings = spec["process"]
     prefix = settings["args"][: len(settings["args"]) - len(container.entrypoint) - len(container.command)]  # the init, if there is one
     own = container.command if request.argv is None else request.argv
@@ -89,8 +87,8 @@ def write_bundle(bundle: str, container: ContainerState, request: Request) -> tu
         settings["user"]["umask"] = request.umask
     program.check(spec, argv)
     os.mkdir(bundle, 0o755)
-    with open(f"{bundle}/config.json", "w", encoding="utf-8", errors="surrogateescape") as file:
-        json.dump(spec, file)
+    with open(f"{bundle}/config.json", "w", encoding="utf-8") as file:
+        file.write(plain_json.dumps(spec))
     return argv
 
 
@@ -144,14 +142,14 @@ def _become_crun(path: str, argv: list[str], request: Request, cgroup: _Cgroup) 
     try:
         if not request.terminal:
             os.setsid()  # signals to our process group are ours to pass on
-        syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
+        syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signals.SIGKILL)
         cgroup.join()
         if request.stdin != 0:
             os.dup2(request.stdin, 0)
         syscalls.close_range(3)
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        for number in (*_FORWARDED, signal.SIGPIPE):
-            signal.signal(number, signal.SIG_DFL)
+        signals.pthread_sigmask(signals.SIG_SETMASK, ())
+        for number in (*_FORWARDED, signals.SIGPIPE):
+            signals.signal(number, signals.SIG_DFL)
         os.execve(path, argv, process.minimal_env())
     except BaseException as e:  # only exec's failure can be told apart here: its caller reads the exit code
         os.write(2, f"ERROR: cannot start crun: {e}\n".encode())
@@ -167,16 +165,16 @@ def _supervise(bundle: str, step_id: str, request: Request, cgroup: _Cgroup, kee
         received.append(number)
 
     wake_r, wake_w = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-    old_wake = signal.set_wakeup_fd(wake_w, warn_on_full_buffer=False)
-    ignored = (signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP) if request.terminal else ()
-    old = {number: signal.signal(number, signal.SIG_IGN if number in ignored else note) for number in _FORWARDED}
+    old_wake = signals.set_wakeup_fd(wake_w, warn_on_full_buffer=False)
+    ignored = (signals.SIGINT, signals.SIGQUIT, signals.SIGTSTP) if request.terminal else ()
+    old = {number: signals.signal(number, signals.SIG_IGN if number in ignored else note) for number in _FORWARDED}
     try:
         pid = _start(bundle, step_id, request, cgroup)
         status = _wait(pid, wake_r, received, bundle, request)
     finally:
-        signal.set_wakeup_fd(old_wake)
+        signals.set_wakeup_fd(old_wake)
         for number, handler in old.items():
-            signal.signal(number, handler)
+            signals.signal(number, handler)
         os.close(wake_r)
         os.close(wake_w)
     code = os.waitstatus_to_exitcode(status)
@@ -217,7 +215,7 @@ def _wait(pid: int, wake: int, received: list[int], bundle: str, request: Reques
                         stop.send(target, number)
             if deadline is not None and time.monotonic() >= deadline:
                 deadline = None
-                stop.send(_init_pid(bundle), signal.SIGKILL)
+                stop.send(_init_pid(bundle), signals.SIGKILL)
     finally:
         os.close(pidfd)
 

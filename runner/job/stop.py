@@ -6,10 +6,9 @@ docker's executor asks all but PID 1, the youngest first, and waits for each (Co
 from __future__ import annotations
 
 import os
-import signal
 import time
 
-from runner.kernel import process, syscalls
+from runner.kernel import process, signals, syscalls
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,17 +43,17 @@ def _inside(function: Callable[[], None]) -> None:
 def _terminate(target: int, patience_s: float) -> None:
     namespace = f"/proc/{target}/ns/pid"
     fd = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
-    os.kill(target, signal.SIGSTOP)
+    os.kill(target, signals.SIGSTOP)
     try:
         others = _others(target, os.stat(namespace).st_ino)
         syscalls.setns(fd, syscalls.CLONE_NEWPID)
-        process.fork_call(lambda: _kill_all(signal.SIGTERM))
+        process.fork_call(lambda: _kill_all(signals.SIGTERM))
         deadline = time.monotonic() + patience_s
         while time.monotonic() < deadline and any(process.is_alive(*other) for other in others):
             time.sleep(_ASK_AGAIN_S)
     finally:
-        os.kill(target, signal.SIGTERM)
-        os.kill(target, signal.SIGCONT)
+        os.kill(target, signals.SIGTERM)
+        os.kill(target, signals.SIGCONT)
 
 
 def _others(target: int, namespace: int) -> list[tuple[int, int]]:

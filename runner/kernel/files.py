@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import stat
 
-from runner.kernel import syscalls
+from runner.kernel import plain_json, syscalls
 from runner.record import NamedTuple
 
 TYPE_CHECKING = False
@@ -55,12 +54,12 @@ def write_atomic(path: str, data: bytes, *, mode: int = 0o600, durable: bool = T
 
 def write_json(path: str, value: Any, *, durable: bool = True) -> None:
     """Write `value` as JSON, atomically, for the account only."""
-    write_atomic(path, json.dumps(value, separators=(",", ":")).encode() + b"\n", durable=durable)
+    write_atomic(path, plain_json.dumps(value).encode() + b"\n", durable=durable)
 
 
 def read_json(path: str, *, limit_bytes: int = 64 * 1024**2) -> Any:
     """Return the decoded JSON of a regular file of at most `limit_bytes`; OSError or ValueError otherwise."""
-    return json.loads(read(path, limit_bytes=limit_bytes))
+    return plain_json.loads(read(path, limit_bytes=limit_bytes))
 
 
 def read(path: str, *, limit_bytes: int = 64 * 1024**2) -> bytes:

@@ -7,14 +7,12 @@ job may have changed ours. Built on posix_spawn(3) and fork(2), since importing 
 from __future__ import annotations
 
 import errno
-import json
 import os
 import select
-import signal
 import time
 
 from runner import errors, log
-from runner.kernel import syscalls
+from runner.kernel import plain_json, signals, syscalls
 from runner.record import NamedTuple
 
 TYPE_CHECKING = False
@@ -97,7 +95,7 @@ def run(
             dict(env if env is not None else minimal_env()),
             file_actions=actions,
             setsigmask=(),
-            setsigdef=[signal.SIGPIPE, signal.SIGCHLD],
+            setsigdef=[signals.SIGPIPE, signals.SIGCHLD],
         )
     except BaseException:
         os.close(stdin_w)
@@ -114,7 +112,7 @@ def run(
         if deadline is not None:
             _await_end(pid, deadline)
     except BaseException:
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, signals.SIGKILL)
         os.waitpid(pid, 0)
         raise
     finally:
@@ -154,7 +152,7 @@ def run_leaving_children(argv: Sequence[str], *, output: int = -1) -> int:
     try:
         actions = [(os.POSIX_SPAWN_DUP2, null, 0), (os.POSIX_SPAWN_DUP2, out, 1), (os.POSIX_SPAWN_DUP2, out, 2)]
         pid = os.posix_spawn(
-            path, list(argv), minimal_env(), file_actions=actions, setsid=True, setsigmask=(), setsigdef=[signal.SIGPIPE, signal.SIGCHLD]
+            path, list(argv), minimal_env(), file_actions=actions, setsid=True, setsigmask=(), setsigdef=[signals.SIGPIPE, signals.SIGCHLD]
         )
     finally:
         os.close(null)
@@ -224,7 +222,7 @@ def die_with(parent_pid: int) -> None:
 
     A signal to our group may come while the parent forks: only the parent gets it then, and nobody would end the child.
     """
-    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
+    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signals.SIGKILL)
     if os.getppid() not in (parent_pid, 0):  # 0: the parent is outside of our PID namespace
         os._exit(1)
 
@@ -245,7 +243,7 @@ def answer_and_exit(writer: int, function: Callable[[], Any]) -> NoReturn:
             import traceback
 
             answer = ["bug", f"{type(e).__name__}: {e}", traceback.format_exc()]
-        data = memoryview(json.dumps(answer).encode())
+        data = memoryview(plain_json.dumps(answer).encode())
         while data:
             data = data[os.write(writer, data) :]
     except BaseException:
@@ -262,7 +260,7 @@ def receive(pid: int, reader: int) -> Any:
     if not raw:
         raise OSError(errno.ECHILD, f"child process ended without an answer (exit {code})")
     try:
-        kind, *rest = json.loads(raw)
+        kind, *rest = plain_json.loads(raw)
     except ValueError as e:
         raise OSError(errno.ECHILD, f"child process ended in the middle of its answer (exit {code})") from e
     if kind == "ok":

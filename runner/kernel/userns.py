@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import signal
 
-from runner.kernel import process, syscalls
+from runner.kernel import process, signals, syscalls
 from runner.model import Extent, IdMap
 from runner.record import NamedTuple
 
@@ -138,7 +137,7 @@ def call(id_map: IdMap, function: Callable[[], Any], *, flags: int = 0) -> Any:
     def inside() -> Any:
         parent = os.getppid()
         enter(id_map, flags)
-        syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
+        syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signals.SIGKILL)
         if os.getppid() != parent:
             os._exit(1)  # the caller died before the line above
         os.umask(0o022)

@@ -1,10 +1,9 @@
 """crun: how it is called, and what its complaints mean."""
 
-import json
 import os
 
 from runner import errors, paths
-from runner.kernel import files, process
+from runner.kernel import files, plain_json, process
 
 ROOT = f"{paths.RUN}/crun"
 
@@ -75,7 +74,7 @@ def failure(bundle: str, argv: tuple[str, ...]) -> errors.RunnerError | None:
     messages = []
     for line in lines:
         try:
-            entry = json.loads(line)
+            entry = plain_json.loads(line)
         except ValueError:
             continue
         if isinstance(entry, dict) and entry.get("level") == "error":

@@ -5,7 +5,6 @@ No copy of our own is kept, so a new system call or a closed hole arrives with t
 
 from __future__ import annotations
 
-import json
 import os
 
 from runner import errors
@@ -29,7 +28,7 @@ _ARCHITECTURES = {
 def load(capabilities: Sequence[str], *, path: str = PROFILE) -> dict[str, Any]:
     """Return the profile resolved for `capabilities`, this machine and its kernel. InfraError if it is missing or damaged."""
     try:
-        profile = json.loads(files.read(path))
+        profile = files.read_json(path)
     except FileNotFoundError as e:
         raise _missing(path) from e
     except (OSError, ValueError) as e:

@@ -22,14 +22,19 @@ def current() -> Account:
 
 
 def drop(name: str) -> Account:
-    """Become the account `name` for good if we are root, and return the account that we are.
+    """Leave root as `leave_root` does, and return the account that we are then. Raises as both."""
+    leave_root(name)
+    return current()
 
-    An ordinary user stays what it is. The working directory, which only the runner may read, is left either way.
-    UserError if the account does not exist or is root, InfraError as `current`.
+
+def leave_root(name: str) -> None:
+    """Become the account `name` for good if we are root; an ordinary user stays what it is.
+
+    The working directory, which only the runner may read, is left either way. UserError if the account does not exist or is root.
     """
     os.chdir("/")
     if os.geteuid() != 0:
-        return current()
+        return
     account = accounts.find(name)
     if account is None:
         raise UserError(
@@ -41,7 +46,6 @@ def drop(name: str) -> Account:
         accounts.become(account)
     except OSError as e:
         raise InfraError(f"cannot become account {name}: {e.strerror}") from e
-    return account
 
 
 def home_environ(account: Account, environ: Mapping[str, str]) -> dict[str, str]:

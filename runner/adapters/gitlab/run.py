@@ -40,7 +40,7 @@ def main(arguments: list[str], environ: Mapping[str, str]) -> int:
         raise errors.UserError("run takes a script and a stage", 'gitlab-runner adds both: run_args = ["gitlab", "run"]')
     codes = environment.codes(environ)
     opened = _open(arguments[0], environ)
-    privileges.drop(environ.get(environment.ACCOUNT, ""))
+    privileges.leave_root(environ.get(environment.ACCOUNT, ""))
     current = _state(environ)
     stage = arguments[1]
     name = stages.container(stage)

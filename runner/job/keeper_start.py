@@ -1,0 +1,240 @@
+"""Making a keeper: namespaces, id maps, the router and the uplink, before any container is there.
+
+Until `commit` the keeper lives only as long as the process that started it (they share a pipe), so a crash half-way leaves nothing;
+after that it is `sleep infinity` under another name, some hundred kilobytes that reap orphans because SIGCHLD is ignored.
+"""
+
+from __future__ import annotations
+
+import os
+
+from runner import errors, paths
+from runner.job.keeper import NAMESPACES, Keeper, argv, boot_id
+from runner.kernel import netlink, process, signals, syscalls, userns
+from runner.record import NamedTuple
+from runner.sandbox import network, uplink
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+    from runner.model import IdMap
+
+
+class Request(NamedTuple):
+    """What a keeper is started with."""
+
+    name: str  # shown by ps
+    keeper_map: IdMap  # 0 is the account
+    container_map: IdMap  # outside ids are the host's
+    addresses: network.Addresses | None  # None: no network at all
+    mtu: int
+
+
+class Starting:
+    """A keeper that is being made, and the pipe that keeps it alive until `commit`."""
+
+    def __init__(self, child: int, answer: int, lifeline: int) -> None:
+        self._child = child
+        self._answer = answer
+        self._lifeline = lifeline
+
+    def ready(self) -> Keeper:
+        """Wait until the namespaces and the router stand. Raises InfraError with what failed. Call once."""
+        try:
+            pid = process.receive(self._child, self._answer)
+        except OSError as e:
+            raise errors.InfraError(f"cannot start a keeper: {e.strerror or e}", _hint(e)) from e
+        return Keeper(pid, process.start_time(pid), boot_id())
+
+    def commit(self) -> None:
+        """Let the keeper outlive this process."""
+        os.write(self._lifeline, b"c")
+        self.close()
+
+    def close(self) -> None:
+        """Let go; without `commit` before, the keeper and its whole job end now. Idempotent."""
+        if self._lifeline >= 0:
+            os.close(self._lifeline)
+            self._lifeline = -1
+
+
+def start(request: Request) -> Starting:
+    """Start a keeper; returns at once, `Starting.ready` waits for it. The caller must be single-threaded."""
+    lifeline_r, lifeline_w = os.pipe()
+    answer_r, answer_w = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(lifeline_w)
+        os.close(answer_r)
+        _outer(request, lifeline_r, answer_w)
+    os.close(lifeline_r)
+    os.close(answer_w)
+    return Starting(child, answer_r, lifeline_w)
+
+
+def _outer(request: Request, lifeline: int, answer: int) -> NoReturn:
+    """Make the namespaces, fork the keeper into them, tell its pid once it is ready, and end."""
+
+    def make() -> int:
+        _leave_caller(keep=(lifeline, answer))
+        ready_r, ready_w = os.pipe()
+        userns.enter(request.keeper_map, NAMESPACES)
+        pid = os.fork()
+        if pid == 0:
+            os.close(answer)
+            os.close(ready_r)
+            _inner(request, lifeline, ready_w)
+        os.close(ready_w)
+        os.close(lifeline)
+        with open(ready_r, "rb") as file:
+            words = file.read()
+        if words != b"ok":
+            os.waitpid(pid, 0)
+            raise OSError(5, words.decode(errors="replace") or "the keeper ended while it was being made")
+        return pid
+
+    process.answer_and_exit(answer, make)
+
+
+def _leave_caller(*, keep: tuple[int, ...]) -> None:
+    """Leave the caller's session, directory and descriptors: an inherited stdout would hang the CI system."""
+    os.setsid()
+    os.chdir("/")
+    os.umask(0o022)
+    null = os.open("/dev/null", os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    low = 3
+    for fd in sorted(keep):
+        if fd > low:
+            syscalls.close_range(low, fd - 1)
+        low = fd + 1
+    syscalls.close_range(low)
+    for number in (signals.SIGTERM, signals.SIGINT, signals.SIGHUP, signals.SIGQUIT):
+        signals.signal(number, signals.SIG_DFL)
+    signals.pthread_sigmask(signals.SIG_SETMASK, ())
+
+
+def _inner(request: Request, lifeline: int, ready: int) -> NoReturn:
+    try:
+        _furnish(request)
+        os.write(ready, b"ok")
+    except BaseException as e:  # the last word of this process: whatever it is must reach the caller
+        os.write(ready, (getattr(e, "strerror", None) or str(e) or type(e).__name__).encode())
+        os._exit(1)
+    os.close(ready)
+    signals.signal(signals.SIGCHLD, signals.SIG_IGN)  # survives exec: the kernel reaps orphans by itself
+    if os.read(lifeline, 1) != b"c":
+        os._exit(0)
+    # a keeper of an idle job should weigh nothing: the interpreter makes way for the smallest program there is
+    os.execve("/usr/bin/sleep", argv(request.name), {})
+
+
+def _furnish(request: Request) -> None:
+    """Mount what the job's programs need, pin the containers' user namespace, and build the router."""
+    syscalls.mount("none", "/", "", syscalls.MS_REC | syscalls.MS_PRIVATE)
+    flags = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
+    syscalls.mount("proc", "/proc", "proc", flags)
+    # what is there may be the same file system, which mount(2) refuses on top of itself (EBUSY): something else goes between
+    syscalls.mount("tmpfs", "/sys/fs/cgroup", "tmpfs", flags)
+    syscalls.mount("none", "/sys/fs/cgroup", "cgroup2", flags)
+    syscalls.mount("tmpfs", paths.RUN, "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, "mode=755")
+    for name in ("ns", "c"):
+        os.mkdir(f"{paths.RUN}/{name}", 0o755)
+    slirp = _fork_uplink(request) if request.addresses else None
+    syscalls.unshare(syscalls.CLONE_NEWNET)
+    go = slirp.release() if slirp else None
+    _pin_user_namespace(request)
+    if slirp and go and request.addresses:
+        netlink.ip_batch(network.router_commands(request.addresses, mtu=request.mtu))
+        netlink.nft(network.router_rules(uplink.DEVICE))
+        with open("/proc/sys/net/ipv4/ip_forward", "w", encoding="ascii") as file:
+            file.write("1")
+        slirp.wait()
+
+
+class _Uplink:
+    """slirp4netns, forked while the host's network is still ours: nobody can return to it later."""
+
+    def __init__(self, go: int, ready: int) -> None:
+        self._go, self._ready = go, ready
+
+    def release(self) -> bool:
+        """Start it: the keeper's own network namespace exists now."""
+        os.write(self._go, b"x")
+        os.close(self._go)
+        return True
+
+    def wait(self) -> None:
+        """Wait until it has configured its device."""
+        if os.read(self._ready, 1) != b"1":
+            raise OSError(5, "slirp4netns ended at once; is /dev/net/tun open to the account?")
+        os.close(self._ready)
+
+
+def _fork_uplink(request: Request) -> _Uplink:
+    assert request.addresses
+    wait, go = os.pipe()
+    ready_r, ready_w = os.pipe()
+    path = process.find("slirp4netns")
+    pid = os.getpid()
+    if os.fork() == 0:
+        try:
+            os.close(go)
+            if not os.read(wait, 1):
+                os._exit(0)
+            os.set_inheritable(ready_w, True)
+            argv = uplink.slirp_argv(pid=pid, mtu=request.mtu, addresses=request.addresses, ready_fd=ready_w)
+            os.execve(path, argv, process.minimal_env())
+        finally:
+            os._exit(127)
+    os.close(wait)
+    os.close(ready_w)
+    return _Uplink(go, ready_r)
+
+
+def _pin_user_namespace(request: Request) -> None:
+    """Make the user namespace of the job's containers and keep it by a bind mount, with no process in it."""
+    inner = userns.relative(request.container_map, request.keeper_map)
+    entered_r, entered_w = os.pipe()
+    done_r, done_w = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.close(done_w)
+            syscalls.unshare(syscalls.CLONE_NEWUSER)
+            syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)  # else its /proc/<pid>/ns is closed to us
+            os.write(entered_w, b"x")
+            os.read(done_r, 1)
+        finally:
+            os._exit(0)
+    os.close(entered_w)
+    os.close(done_r)
+    try:
+        if not os.read(entered_r, 1):
+            raise OSError(1, "cannot make the containers' user namespace")
+        userns.map_directly(child, inner)
+        pin(f"/proc/{child}/ns/user", f"{paths.RUN}/ns/user")
+    finally:
+        os.close(entered_r)
+        os.close(done_w)
+        os.waitpid(child, 0)
+
+
+def pin(namespace: str, path: str) -> None:
+    """Keep a namespace alive under a name (ip-netns(8) does the same)."""
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o444))
+    syscalls.mount(namespace, path, "", syscalls.MS_BIND)
+
+
+def _hint(error: OSError) -> str:
+    words = error.strerror or str(error)
+    if "newuidmap" in words or "newgidmap" in words:
+        return "run `dockless doctor`: subordinate ids or the uidmap package are missing"
+    if "slirp4netns" in words:
+        return "apt-get install slirp4netns; chmod 666 /dev/net/tun"
+    for program, package in (("nft", "nftables"), ("ip", "iproute2")):
+        if words.startswith(f"{program} is not installed"):
+            return f"apt-get install {package}"
+    return "run `dockless doctor`"

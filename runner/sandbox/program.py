@@ -24,6 +24,8 @@ _NOWHERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 _WITHIN = syscalls.RESOLVE_NO_MAGICLINKS | syscalls.RESOLVE_IN_ROOT
 _STRICTLY = syscalls.RESOLVE_NO_MAGICLINKS | syscalls.RESOLVE_NO_SYMLINKS | syscalls.RESOLVE_BENEATH
 _PT_INTERP = 3  # elf(5)
+_MACHINES = {"x86_64": 62, "aarch64": 183, "ppc64le": 21, "riscv64": 243}  # elf.h: EM_*
+_ELF_64 = b"\x7fELF\x02\x01"  # little-endian
 _TEXT = bytes((*b"\t\n\r", *range(0x20, 0x7F)))
 
 
@@ -31,14 +33,14 @@ class _UnsureError(Exception):
     """What a path leads to is not known before the container runs."""
 
 
-def check(spec: dict[str, Any], argv: tuple[str, ...]) -> None:
+def check(spec: dict[str, Any], argv: tuple[str, ...], *, filesystems: str = "/proc/filesystems") -> None:
     """Raise StartFailure if the program `argv[0]` surely cannot be started by a runtime spec.
 
     Its root is mounted, its volumes are not yet; nobody but crun sees the two together.
     """
     if not argv[0]:
         raise StartFailure("the command is empty", "name a program", 127)
-    view, problem = _View(spec), None
+    view, problem = _View(spec, filesystems), None
     try:
         paths = _candidates(argv[0], spec["process"])
         for find in (view.open_quickly, view.open):  # the second is asked only about what the first finds wrong
@@ -92,6 +94,9 @@ def _misfit(program: str, fd: int, view: _View) -> StartFailure | None:
     head = os.pread(fd, 4096, 0)
     if head[:2] != b"#!" and not head.translate(None, _TEXT):
         return StartFailure(f"{program}: program cannot be executed: wrong format", "begin a script with #!/bin/sh", 126)
+    if _is_foreign(head) and not view.knows_other_formats():
+        hint = "is the image for another architecture?"
+        return StartFailure(f"{program}: program cannot be executed: wrong format", hint, 126)
     interpreter = _interpreter(head, fd)
     if interpreter.startswith("/") and _is_nowhere(view, interpreter):
         words = f"{program}: its interpreter {interpreter[:100]!r} is not in the container"
@@ -107,12 +112,18 @@ def _is_nowhere(view: _View, path: str) -> bool:
     return False
 
 
+def _is_foreign(head: bytes) -> bool:
+    """Tell whether a program is one for another kind of machine."""
+    own = _MACHINES.get(os.uname().machine)
+    return own is not None and len(head) >= 20 and head.startswith(_ELF_64) and int.from_bytes(head[18:20], "little") != own
+
+
 def _interpreter(head: bytes, fd: int) -> str:
     """Return the program that the kernel starts for a script or a dynamically linked program; "" for none, and what is not understood."""
     if head[:2] == b"#!":
         words = head[2:].partition(b"\n")[0].replace(b"\t", b" ").split(b" ")  # "\r" belongs to the name, as for the kernel
         return os.fsdecode(next(filter(None, words), b""))
-    if head[:6] != b"\x7fELF\x02\x01":  # 64 bits, little-endian
+    if not head.startswith(_ELF_64):
         return ""
 
     def number(offset: int, size: int) -> int:
@@ -128,7 +139,8 @@ def _interpreter(head: bytes, fd: int) -> str:
 class _View:
     """The file tree that a container will see: its root, and over it what its spec mounts."""
 
-    def __init__(self, spec: dict[str, Any]) -> None:
+    def __init__(self, spec: dict[str, Any], filesystems: str) -> None:
+        self._filesystems = filesystems
         self._mounts = {"/": spec["root"]["path"]}  # "" for what the kernel fills
         self._spec, self._real, self._open_bases = spec, False, dict[str, int]()
         for mount in spec["mounts"]:
@@ -138,6 +150,11 @@ class _View:
         """Close what is open."""
         for fd in self._open_bases.values():
             os.close(fd)
+
+    def knows_other_formats(self) -> bool:
+        """Tell whether the kernel may start programs by a handler, such as qemu's: which ones there are is not seen from here."""
+        with open(self._filesystems, encoding="ascii") as file:
+            return "binfmt_misc" in file.read()
 
     def open_quickly(self, path: str) -> int:
         """Open a file for reading as if no link led from one mount to another: what is found is there, what is not may be there still."""

@@ -2,6 +2,7 @@
 
 import os
 import struct
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,14 @@ Spec = Callable[..., dict[str, Any]]
 PATH = "/usr/local/bin:/usr/bin:/bin"
 
 
-def elf(interpreter: str) -> bytes:
+OWN = int.from_bytes(Path(sys.executable).read_bytes()[18:20], "little")
+FOREIGN = 62 if OWN == 183 else 183
+
+
+def elf(interpreter: str, *, machine: int = OWN) -> bytes:
     """Return the head of a dynamically linked program."""
     name = interpreter.encode() + b"\0"
-    header = b"\x7fELF\x02\x01\x01" + bytes(9) + struct.pack("<HHIQQQIHHHHHH", 2, 62, 1, 0, 64, 0, 0, 64, 56, 2, 0, 0, 0)
+    header = b"\x7fELF\x02\x01\x01" + bytes(9) + struct.pack("<HHIQQQIHHHHHH", 2, machine, 1, 0, 64, 0, 0, 64, 56, 2, 0, 0, 0)
     other = struct.pack("<IIQQQQQQ", 1, 5, 0, 0, 0, 0, 0, 0)
     return header + other + struct.pack("<IIQQQQQQ", 3, 4, 176, 0, 0, len(name), len(name), 1) + name
 
@@ -194,6 +199,17 @@ def test_text_that_names_no_interpreter_is_refused(spec: Spec, root: Path, data:
     error = refusal(spec(), "mine")
     assert (error.message, error.exit_code) == ("mine: program cannot be executed: wrong format", 126)
     assert "#!" in error.hint
+
+
+def test_program_of_another_machine_is_refused_unless_the_kernel_may_know_it(spec: Spec, root: Path, tmp_path: Path) -> None:
+    put(root / "bin/mine", elf("/lib/ld.so", machine=FOREIGN))
+    (tmp_path / "without").write_text("nodev\tproc\n\text4\n")
+    (tmp_path / "with").write_text("nodev\tproc\nnodev\tbinfmt_misc\n")
+    with pytest.raises(StartFailure) as caught:
+        program.check(spec(), ("mine",), filesystems=f"{tmp_path}/without")
+    assert (caught.value.message, caught.value.exit_code) == ("mine: program cannot be executed: wrong format", 126)
+    assert "architecture" in caught.value.hint
+    program.check(spec(), ("mine",), filesystems=f"{tmp_path}/with")
 
 
 @pytest.mark.timeout(10)

@@ -8,14 +8,17 @@ from typing import Any
 import pytest
 import yaml
 
-from runner import config, config_file
+from runner import config, config_file, errors
 from runner.adapters.gitlab import environment
 from runner.cli import commands
-from runner.model import Limits
+from runner.image import bounds
+from runner.model import IDS_PER_BUILD_USER, Limits
+from runner.sandbox import mounts, network
 
 TREE = Path(__file__).resolve().parents[2]
 CONFIGURATION = (TREE / "docs/configuration.md").read_text()
 EXAMPLES = re.findall(r"^```yaml\n(.*?)^```$", CONFIGURATION, re.DOTALL | re.MULTILINE)
+LIMITS = (TREE / "docs/limits.md").read_text()
 SOURCES = [*(TREE / "runner").rglob("*.py")]
 NESTED = {"registries": ("registries.NAME", config.Registry()), "services": ("gitlab.services[]", config.ServiceSettings(""))}
 
@@ -121,3 +124,37 @@ def test_every_global_option_is_documented() -> None:
 
 def test_no_hint_needs_a_document_that_is_not_installed() -> None:
     assert [str(path) for path in SOURCES if re.search(r"(docs|contracts)/[a-z]+\.md\b[^\n]*\"\)", path.read_text())] == []
+
+
+def modes(sentence: str) -> list[str]:
+    return [mode for group in re.findall(sentence, LIMITS, re.DOTALL) for mode in re.findall(r"`(\w+)`", group)]
+
+
+def test_modes_of_volumes_are_those_that_are_understood() -> None:
+    understood, refused = modes(r"Volume modes are (.*?change nothing)"), modes(r"others \((.*?)\) are refused")
+    assert len(understood) == 11
+    for mode in understood:
+        assert mounts.parse(f"name:/x:{mode}", state_dir="/state", cwd="/").read_only is (mode == "ro")
+    assert refused
+    for mode in refused:
+        with pytest.raises(errors.UserError, match="is not supported"):
+            mounts.parse(f"name:/x:{mode}", state_dir="/state", cwd="/")
+
+
+def test_numbers_of_the_limits_are_those_of_the_code() -> None:
+    assert f"Ids are 0 to {IDS_PER_BUILD_USER - 1}." in LIMITS
+    assert f"unpack to {bounds.DEFAULT.total_bytes // 1024**3} GiB and\n  {bounds.DEFAULT.members // 10**6} million files" in LIMITS
+    assert f"less than {bounds.DEFAULT.reserve_bytes // 1024**2} MiB are free" in LIMITS
+    (most,) = re.findall(r"At most (\d+) containers", LIMITS)
+    plan = network.addresses(config.Network().subnet)
+    assert plan.endpoint(int(most) - 1)
+    with pytest.raises(ValueError, match=most):
+        plan.endpoint(int(most))
+
+
+@pytest.mark.parametrize("document", sorted((TREE / "docs").glob("*.md")), ids=lambda path: path.name)
+def test_files_that_a_document_names_are_there(document: Path) -> None:
+    text = document.read_text()
+    named = [document.parent / target for target in re.findall(r"\]\(([^)#]+)\)", text)]
+    named += [TREE / path for path in re.findall(r"`((?:ci-templates|docs|runner)/[^` ]+)`", text)]
+    assert [str(path) for path in named if not path.exists()] == []

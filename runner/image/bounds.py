@@ -28,28 +28,28 @@ class Meter:
 
     def __init__(self, root: int, what: str, bounds: Bounds) -> None:
         """Watch the file system of the directory descriptor `root`; `what` names the layer in errors."""
-        self._root, self._what, self._bounds = root, what, bounds
+        self._root, self.what, self._bounds = root, what, bounds
         self._members = self._written = self._names = self._unchecked = 0
 
     def entry(self) -> None:
         """Count a member, or a directory that none describes."""
         self._members += 1
         if self._members > self._bounds.members:
-            raise refused(self._what, f"more than {self._bounds.members} members")
+            raise refused(self.what, f"more than {self._bounds.members} members")
         self._disk(_INODE_BYTES)
 
     def content(self, size: int) -> None:
         """Count bytes of a file or an attribute, before they are written."""
         self._written += size
         if self._written > self._bounds.total_bytes:
-            raise refused(self._what, f"more than {self._bounds.total_bytes} bytes of content")
+            raise refused(self.what, f"more than {self._bounds.total_bytes} bytes of content")
         self._disk(size)
 
     def name(self, path: bytes) -> None:
         """Count a path that stays in memory."""
         self._names += len(path) + _NAME_BYTES
         if self._names > self._bounds.names_bytes:
-            raise refused(self._what, f"names of directories that take more than {self._bounds.names_bytes} bytes")
+            raise refused(self.what, f"names of directories that take more than {self._bounds.names_bytes} bytes")
 
     def has_room(self, size: int) -> bool:
         """Tell whether more than so many bytes are free."""
@@ -61,7 +61,7 @@ class Meter:
         if self._unchecked > _CHECK_DISK_BYTES:
             self._unchecked = 0
             if not self.has_room(self._bounds.reserve_bytes):
-                raise failed(self._what, errno.ENOSPC)
+                raise failed(self.what, errno.ENOSPC)
 
 
 def refused(what: str, words: str) -> UserError:
@@ -73,3 +73,9 @@ def failed(what: str, code: int) -> InfraError:
     """Return the error for a layer that this machine could not write, by errno."""
     hint = "free some space: dockless gc" if code in (errno.ENOSPC, errno.EDQUOT) else ""
     return InfraError(f"cannot unpack {what}: {os.strerror(code)}", hint)
+
+
+def show(name: bytes) -> str:
+    """Return a name as a log may print it."""
+    text = name[:200].decode(errors="backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text) or "''"

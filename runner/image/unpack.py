@@ -10,7 +10,7 @@ import stat
 from collections.abc import Iterable
 
 from runner.errors import UserError
-from runner.image import below, bounds, tar
+from runner.image import attributes, below, bounds, tar
 from runner.kernel import files, syscalls
 
 _WHITEOUT = b".wh."
@@ -19,8 +19,6 @@ _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _RESOLVE = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_MAGICLINKS | syscalls.RESOLVE_NO_XDEV
 # the machine's fault, not the layer's
 _OURS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENOMEM, errno.EROFS, errno.EMFILE, errno.ENFILE)
-_NO_XATTR = (errno.ENOTSUP, errno.EPERM, errno.EINVAL)
-_TOO_LARGE_XATTR = (errno.ENOSPC, errno.E2BIG, errno.ERANGE)
 _LONGEST_LINK = 4095
 
 
@@ -64,7 +62,7 @@ class Tree:
     def _add(self, reader: tar.Reader, member: tar.Member) -> None:
         parts = [part for part in member.path.split(b"/") if part not in (b"", b".")]
         if b".." in parts:
-            raise self._refused(f"{show(member.path)} leads upwards")
+            raise self._refused(f"{bounds.show(member.path)} leads upwards")
         if _WHITEOUT in member.path and self._is_beneath_whiteout(parts[:-1]):
             return
         try:
@@ -78,12 +76,12 @@ class Tree:
             words = os.strerror(e.errno or errno.EIO)
             if e.errno in _OURS:
                 raise bounds.failed(self._what, e.errno) from e
-            raise self._refused(f"{show(member.path)} cannot be made: {words}") from e
+            raise self._refused(f"{bounds.show(member.path)} cannot be made: {words}") from e
 
     def _describe_root(self, member: tar.Member) -> None:
         if member.kind != "directory":
             raise self._refused(f"its root is a {member.kind}")
-        self._describe(self.root, member)
+        attributes.describe(self.root, member, self._meter)
         self._times[b""] = member.mtime_ns
 
     def _is_beneath_whiteout(self, parents: list[bytes]) -> bool:
@@ -92,7 +90,7 @@ class Tree:
             if part.startswith(_WHITEOUT + _WHITEOUT):
                 return True
             if part.startswith(_WHITEOUT):
-                raise self._refused(f"{show(part)} is a whiteout and no directory")
+                raise self._refused(f"{bounds.show(part)} is a whiteout and no directory")
         return False
 
     def _place(self, reader: tar.Reader, member: tar.Member, parent_path: bytes, name: bytes) -> None:
@@ -110,7 +108,7 @@ class Tree:
             case "fifo":
                 self._remove(parent, name)
                 os.mkfifo(name, 0o600, dir_fd=parent)
-                os.chown(name, *self._owner(member), dir_fd=parent, follow_symlinks=False)
+                os.chown(name, *attributes.owner(member, self._what), dir_fd=parent, follow_symlinks=False)
                 os.chmod(name, member.mode, dir_fd=parent)
                 os.utime(name, ns=(member.mtime_ns, member.mtime_ns), dir_fd=parent, follow_symlinks=False)
             case _:
@@ -128,7 +126,7 @@ class Tree:
                 os.mkdir(name, 0o700, dir_fd=parent)
         fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
         try:
-            self._describe(fd, member)
+            attributes.describe(fd, member, self._meter)
             if path in self._hidden:
                 self._make_opaque(fd, path)
         finally:
@@ -139,13 +137,13 @@ class Tree:
 
     def _symlink(self, parent: int, name: bytes, member: tar.Member) -> None:
         if not 0 < len(member.link) <= _LONGEST_LINK:
-            raise self._refused(f"{show(member.path)} links to nothing or too far")
+            raise self._refused(f"{bounds.show(member.path)} links to nothing or too far")
         try:
             os.symlink(member.link, name, dir_fd=parent)
         except FileExistsError:
             self._remove(parent, name)
             os.symlink(member.link, name, dir_fd=parent)
-        os.chown(name, *self._owner(member), dir_fd=parent, follow_symlinks=False)
+        os.chown(name, *attributes.owner(member, self._what), dir_fd=parent, follow_symlinks=False)
         os.utime(name, ns=(member.mtime_ns, member.mtime_ns), dir_fd=parent, follow_symlinks=False)
 
     def _write(self, reader: tar.Reader, member: tar.Member, parent: int, name: bytes) -> None:
@@ -165,7 +163,7 @@ class Tree:
                     piece = piece[os.write(fd, piece) :]
             if at < member.size:
                 os.ftruncate(fd, member.size)
-            self._describe(fd, member)
+            attributes.describe(fd, member, self._meter)
             os.utime(fd, ns=(member.mtime_ns, member.mtime_ns))
         finally:
             os.close(fd)
@@ -174,7 +172,7 @@ class Tree:
         """Link to another file of this layer. What the member says about mode and owner is the other file's business."""
         there = [part for part in member.link.split(b"/") if part not in (b"", b".")]
         if not there or b".." in there:
-            raise self._refused(f"{show(member.path)} is a hard link that leads upwards or nowhere")
+            raise self._refused(f"{bounds.show(member.path)} is a hard link that leads upwards or nowhere")
         try:
             source = self._open_directory(b"/".join(there[:-1]))
         except (FileNotFoundError, NotADirectoryError) as e:
@@ -196,7 +194,7 @@ class Tree:
             os.close(source)
 
     def _lost(self, member: tar.Member) -> UserError:
-        return self._refused(f"{show(member.path)} is a hard link to {show(member.link)}, which is not in this layer")
+        return self._refused(f"{bounds.show(member.path)} is a hard link to {bounds.show(member.link)}, which is not in this layer")
 
     def _whiteout(self, parent_path: bytes, marker: bytes) -> None:
         """Hide what lower layers have: a character device 0:0 for a name, an xattr for all of a directory."""
@@ -207,7 +205,7 @@ class Tree:
         if name.startswith(_WHITEOUT):
             return  # AUFS kept notes of its own under such names; docker leaves them out as well
         if name in (b"", b".", b".."):
-            raise self._refused(f"{show(marker)} is a whiteout of nothing that could exist")
+            raise self._refused(f"{bounds.show(marker)} is a whiteout of nothing that could exist")
         path = parent_path + b"/" + name if parent_path else name
         parent = self._open_parent(parent_path)
         self._meter.name(path)
@@ -311,30 +309,6 @@ class Tree:
         if self._parent:
             self._parent = (b"/", self._parent[1])  # it may have been reached through a link that is gone now; no path is "/"
 
-    def _describe(self, fd: int, member: tar.Member) -> None:
-        """Set owner, mode and extended attributes; in this order, since chown(2) takes setuid bits and capabilities away."""
-        os.fchown(fd, *self._owner(member))
-        os.fchmod(fd, member.mode)
-        for raw_name, value in member.xattrs:
-            name = os.fsdecode(raw_name)
-            # overlayfs reads user.overlay.* as orders; the rest means nothing in a user namespace or would be refused
-            if name != "security.capability" and (not name.startswith("user.") or name.startswith("user.overlay.")):
-                continue
-            self._meter.content(len(value))
-            try:
-                os.setxattr(fd, name, value)
-            except OSError as e:
-                if e.errno in _TOO_LARGE_XATTR and self._meter.has_room(0):
-                    raise self._refused(f"{show(member.path)} has an attribute that is too large for the file system here") from e
-                if e.errno not in _NO_XATTR:
-                    raise
-
-    def _owner(self, member: tar.Member) -> tuple[int, int]:
-        if member.uid > 65535 or member.gid > 65535:
-            owner = f"{member.uid}:{member.gid}"
-            raise self._refused(f"{show(member.path)} belongs to {owner}, and a container has the ids 0 to 65535")
-        return member.uid, member.gid
-
     def _set_times(self) -> None:
         for path, mtime_ns in self._times.items():
             try:
@@ -355,12 +329,6 @@ class Tree:
 
     def _refused(self, words: str) -> UserError:
         return bounds.refused(self._what, words)
-
-
-def show(name: bytes) -> str:
-    """Return a name as a log may print it."""
-    text = name[:200].decode(errors="backslashreplace")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text) or "''"
 
 
 def _is_same(info: os.stat_result, name: bytes, directory: int) -> bool:

@@ -18,7 +18,10 @@ def main() -> None:
     """Run the command line and exit, without the interpreter taking itself apart, which lasts as long as its start."""
     gc.disable()  # there is no garbage yet: it would only look at what is being imported, for a millisecond
     _open_missing_streams()
-    code = run(sys.argv[1:])
+    try:
+        code = run(sys.argv[1:])
+    except SystemExit as e:  # a signal's handler: threads that wait for a registry must not hold us up
+        code = e.code if isinstance(e.code, int) else 1
     try:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -106,15 +106,18 @@ def _bring_layers(layers: Sequence[Descriptor], origin: Origin, claim: blobs.Cla
     def bring(blob: Descriptor) -> None:
         claim.need(blob, lambda offset: origin.blob(blob.digest, offset), progress.of(blob))
 
-    with Progress(layers) as progress, ThreadPoolExecutor(_SIDE_BY_SIDE, thread_name_prefix="layer") as pool:
+    pool = ThreadPoolExecutor(_SIDE_BY_SIDE, thread_name_prefix="layer")
+    with Progress(layers) as progress:
         try:
             futures = [pool.submit(bring, blob) for blob in dict.fromkeys(layers)]
             done, _ = wait(futures, return_when=FIRST_EXCEPTION)
-        except BaseException:
+        except BaseException:  # a signal: this process ends, and does not wait for a registry that may be silent for a minute
             claim.cancel(keep_parts=True)
+            pool.shutdown(wait=False, cancel_futures=True)
             raise
         # A registry that went away may come back and be continued; a full disk needs the space, and lies are not worth it.
         claim.cancel(keep_parts=all(one.exception() is None or isinstance(one.exception(), Temporary) for one in done))
+        pool.shutdown()
     _raise_first(futures)
 
 

@@ -23,8 +23,14 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import NoReturn
 
+<<<<<<< Updated upstream
 _STOP_SIGNALS = (signals.SIGTERM, signals.SIGINT, signals.SIGHUP, signals.SIGQUIT)
 _FORWARDED = (*_STOP_SIGNALS, signals.SIGUSR1, signals.SIGUSR2, signals.SIGWINCH, signals.SIGCONT, signals.SIGALRM)
+=======
+_UPLINK = "tap0"  # sandbox.uplink.DEVICE, whose module no step needs otherwise
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+_FORWARDED = (*_STOP_SIGNALS, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH, signal.SIGCONT, signal.SIGALRM)
+>>>>>>> Stashed changes
 
 
 class Request(NamedTuple):
@@ -47,12 +53,13 @@ def run(state: JobState, request: Request) -> Outcome:
     """Run one process to its end and return how it ended. Moves this process into the job for good: call once.
 
     Output goes to this process's own stdout and stderr. What an earlier, killed step of the same container left is ended first.
-    Raises crun.StartFailure when the program cannot be started, InfraError when the job is gone.
+    Raises crun.StartFailure when the program cannot be started, InfraError when the job or its network is gone.
     """
     began = time.monotonic()
     container = state.container(request.container)
     cgroup = _Cgroup(container.cgroup)
     keeper_fd = keeper.enter(state.keeper)
+    _check_uplink(container)
     end_leftovers(container.name)
     step_id = f"{container.name}.{os.getpid()}"
     bundle = f"{paths.RUN}/c/{container.name}/{step_id}"
@@ -62,7 +69,19 @@ def run(state: JobState, request: Request) -> Outcome:
     files.remove_tree(bundle)
     if failed:
         raise failed
+    if outcome.exit_code:
+        _check_uplink(container)
     return outcome._replace(oom_killed=cgroup.was_oom_killed(), seconds=time.monotonic() - began)
+
+
+def _check_uplink(container: ContainerState) -> None:
+    """Raise InfraError when the job has lost its way out: the device of slirp4netns goes with it."""
+    try:
+        devices = files.read("/proc/1/net/dev")  # of the keeper: we are in its mount namespace, not in its PID namespace
+    except OSError:
+        return  # the keeper is ending, which is told elsewhere
+    if container.ip and f"{_UPLINK}:".encode() not in devices:
+        raise errors.InfraError("network of the job is gone: slirp4netns has ended", "was the machine out of memory? run the job again")
 
 
 def write_bundle(bundle: str, container: ContainerState, request: Request) -> tuple[str, ...]:

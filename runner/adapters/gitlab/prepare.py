@@ -65,7 +65,7 @@ def _interrupted(_number: int, _frame: FrameType | None) -> None:
 
 
 def _identity(job: payload.Job) -> str:
-    return f"{instance(job)}/{job.id}"
+    return f"{instance(job)}/{job.project_id}/{job.id}"  # two GitLabs may share a host name, below different paths
 
 
 def instance(job: payload.Job) -> str:

@@ -23,14 +23,9 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import NoReturn
 
-<<<<<<< Updated upstream
+_UPLINK = "tap0"  # sandbox.uplink.DEVICE, whose module no step needs otherwise
 _STOP_SIGNALS = (signals.SIGTERM, signals.SIGINT, signals.SIGHUP, signals.SIGQUIT)
 _FORWARDED = (*_STOP_SIGNALS, signals.SIGUSR1, signals.SIGUSR2, signals.SIGWINCH, signals.SIGCONT, signals.SIGALRM)
-=======
-_UPLINK = "tap0"  # sandbox.uplink.DEVICE, whose module no step needs otherwise
-_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
-_FORWARDED = (*_STOP_SIGNALS, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH, signal.SIGCONT, signal.SIGALRM)
->>>>>>> Stashed changes
 
 
 class Request(NamedTuple):

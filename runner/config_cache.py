@@ -31,7 +31,7 @@ def locate(environ: Mapping[str, str], *, home: str) -> str:
 def load(path: str, *, home: str) -> config.Settings:
     """Return the Settings of a configuration file, "" for the defaults, parsing it only if it changed since the last time.
 
-    Raises UserError as config_file.load does. The cache is the account's own file below ~/.cache and is ignored when anything is odd.
+    Raises UserError as config_file.load does. The cache is a file of the account's own below ~/.cache and is ignored when anything is odd.
     """
     if not path:
         return config.Settings()
@@ -40,7 +40,8 @@ def load(path: str, *, home: str) -> config.Settings:
     except OSError:
         return _parse(path)
     stamp = [_FORMAT, path, info.st_mtime_ns, info.st_size, info.st_ino, info.st_dev]
-    cache = f"{home}/.cache/dockless/config.json"
+    # one of a few files, so that who works with two configurations in turn is quick as well
+    cache = f"{home}/.cache/dockless/config-{sum(os.fsencode(path)) % 64}.json"
     try:
         if os.stat(cache).st_uid == os.geteuid():
             found = files.read_json(cache)

@@ -31,7 +31,7 @@ class Home:
         self.directory = directory
         self.file = directory / ".config/dockless/config.yaml"
         self.file.parent.mkdir(parents=True)
-        self.cache = directory / ".cache/dockless/config.json"
+        self.cache = directory / f".cache/dockless/config-{sum(os.fsencode(self.file)) % 64}.json"
 
     def write(self, text: str) -> None:
         """Replace the file, as editors do, with another inode."""
@@ -88,6 +88,17 @@ def test_settings_are_the_same_from_the_file_and_from_the_cache(home: Home) -> N
 def test_everything_survives_the_way_through_json() -> None:
     assert config.decode(json.loads(json.dumps(FULL))) == FULL
     assert config.decode(json.loads(json.dumps(Settings()))) == Settings()
+
+
+def test_two_configurations_are_both_remembered(home: Home) -> None:
+    home.write("account: one")
+    other = home.directory / "other.yaml"
+    other.write_text("account: two")
+    for _ in range(2):
+        assert home.load().account == "one"
+        assert config_cache.load(str(other), home=str(home.directory)).account == "two"
+    remembered = [json.loads(path.read_text())[1][0] for path in home.cache.parent.iterdir()]
+    assert sorted(remembered) == ["one", "two"]
 
 
 def test_changed_file_is_read_again(home: Home) -> None:
@@ -151,7 +162,7 @@ def test_cache_that_cannot_be_a_cache_is_only_slower(home: Home, kind: str) -> N
     else:
         home.cache.symlink_to("/nowhere/config.json")
     assert home.load().account == "one"
-    assert [path.name for path in home.cache.parent.iterdir()] == ["config.json"]
+    assert [path.name for path in home.cache.parent.iterdir()] == [home.cache.name]
 
 
 def test_home_that_cannot_be_written_is_only_slower(home: Home) -> None:

@@ -65,7 +65,7 @@ def _is_opaque(fd: int) -> bool:
 
 def _hide_all(root: int, lowers: list[int]) -> None:
     """Make a whole layer opaque: overlayfs heeds the mark on every directory but the root (ovl_get_root in fs/overlayfs/super.c)."""
-    for name in {name for lower in lowers for name in os.listdir(lower)}:
+    for name in {name for lower in lowers for name in _names(lower)}:
         try:
             mode = os.stat(name, dir_fd=root, follow_symlinks=False).st_mode
         except FileNotFoundError:
@@ -77,3 +77,11 @@ def _hide_all(root: int, lowers: list[int]) -> None:
                 os.setxattr(fd, OPAQUE, b"y")
             finally:
                 os.close(fd)
+
+
+def _names(directory: int) -> list[str]:
+    fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)  # `directory` may be one of O_PATH
+    try:
+        return os.listdir(fd)
+    finally:
+        os.close(fd)

@@ -4,13 +4,18 @@ Today each id map has layers of its own, unpacked the first time. A layer is nam
 describe looks different over different layers below, and is named by its chain id (OCI image-spec config.md, "Layer ChainID").
 """
 
+from __future__ import annotations
+
 import errno
 import os
-from collections.abc import Callable, Sequence
 
 from runner import errors, log, paths
 from runner.kernel import files, locks, syscalls, userns
 from runner.model import Extent, IdMap, Image, Layer
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
 
 EMPTY = "empty"
 _NAME_DIGITS = 24
@@ -145,7 +150,8 @@ def _unpack_one(image: Image, at: int, id_map: IdMap, directory: str, lowers: li
     staging = _make_staging(directory, _by_diff(image.layers, at), id_map)
     what = f"layer {at + 1} of image {image.source}"
     root = os.open(staging, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    lower_fds = [os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) for path in lowers]
+    # O_PATH: an image may close its root to this account, and only the namespace can read it then
+    lower_fds = [os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) for path in lowers]
     try:
         with open(store.blob(layer.blob.digest), "rb") as file:
 

@@ -97,6 +97,17 @@ def test_same_layer_twice_in_an_image_is_one_directory_at_its_topmost_place(stor
     assert unpacked(store, image) == found
 
 
+@pytest.mark.parametrize("mode", [0, 0o700, 0o1777])
+def test_layer_whose_root_is_closed_to_the_account_carries_others(store: paths.Store, mode: int) -> None:
+    closed = [directory("./", mode=mode, uid=5), directory("d", mode=0o711), directory("hidden")]
+    image = stores.add(store, images.build_image([closed, [file("d/x")], [file(".wh..wh..opq"), file("e/y")]]))
+    top, middle, base = unpacked(store, image)
+    assert trees.look(base)[""][:4] == ("directory", mode, 5, 0)
+    assert trees.look(middle)["d"].mode == 0o711
+    assert trees.look(top)["hidden"].kind == "whiteout"
+    assert unpacked(store, image) == [top, middle, base]
+
+
 # --- id maps
 
 

@@ -3,9 +3,14 @@
 Shapes only hold what the engine and its adapters read. Sizes are bytes, durations seconds, after parsing.
 """
 
-from typing import Any, NamedTuple
+from __future__ import annotations
 
 from runner.model import Limits
+from runner.record import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class Registry(NamedTuple):

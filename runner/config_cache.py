@@ -1,10 +1,15 @@
 """Where the configuration is, and its last parsed form as long as the file is the same: commands in a hurry may not pay for YAML."""
 
+from __future__ import annotations
+
 import os
-from collections.abc import Mapping
 
 from runner import config
 from runner.kernel import files
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _FORMAT = 2  # another number whenever the same file comes to mean something else
 SYSTEM_FILE = "/etc/dockless/config.yaml"

@@ -1,14 +1,20 @@
 """The options of `dockless run`, declared once: for the parser of the hot path, for --help and for shell completion."""
 
+from __future__ import annotations
+
 import os
-from collections.abc import Callable, Mapping
-from typing import NamedTuple, TypeVar
 
 from runner import errors, quantities
 from runner.kernel import files
 from runner.model import Limits, RunRequest
+from runner.record import NamedTuple
 
-_T = TypeVar("_T")
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import TypeVar
+
+    _T = TypeVar("_T")
 
 
 class Option(NamedTuple):

@@ -1,11 +1,16 @@
 """What every command of a person needs: who we are, the settings, the store. Refuses root."""
 
+from __future__ import annotations
+
 import os
-from collections.abc import Mapping
 
 from runner import config_cache, errors, layout, paths
 from runner.job.prepare import Surroundings
 from runner.kernel import accounts
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 def open_all(environ: Mapping[str, str]) -> Surroundings:

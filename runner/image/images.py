@@ -1,14 +1,19 @@
 """The index of stored images: one JSON file per name, in which every requested platform has its image. Loaded on the hot path."""
 
+from __future__ import annotations
+
 import binascii
 import os
-from typing import Any
 
 from runner import paths
 from runner.errors import Bug, InfraError
 from runner.image import platforms, reference
 from runner.kernel import files, locks
 from runner.model import Descriptor, Healthcheck, Image, ImageConfig, Layer
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 FORMAT = 1
 TOOLBOX = "toolbox"

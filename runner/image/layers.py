@@ -96,16 +96,19 @@ def _unpack_missing(image: Image, id_map: IdMap, directory: str, store: paths.St
     """Bring every layer of the image into the map's directory and return them, lowest first. The caller holds the map's lock."""
     name = os.path.basename(directory)
     _prepare_map(directory, id_map)
-    if not image.layers:
-        return [_make_empty(directory, id_map)]
+    missing = [at for at in range(len(image.layers)) if not _find(store, name, image.layers, at)]
     done: list[str] = []
-    for at, layer in enumerate(image.layers):
-        path = _find(store, name, image.layers, at)
-        if path is None:
-            path = _unpack_one(image, at, id_map, directory, done[::-1], store)
-        done.append(path)
-        log.debug(f"layer {layer.diff_id} is {os.path.basename(path)}")
-    return done
+    try:
+        # all at once, because a namespace costs more than a small layer
+        staging = dict(zip(missing, _make_staging(directory, [_by_diff(image.layers, at) for at in missing], id_map), strict=True))
+        for at, layer in enumerate(image.layers):
+            # a layer that comes twice is there the second time
+            path = _find(store, name, image.layers, at) or _unpack_one(image, at, id_map, staging[at], done[::-1], store)
+            done.append(path)
+            log.debug(f"layer {layer.diff_id} is {os.path.basename(path)}")
+        return done or [_make_empty(directory, id_map)]
+    finally:
+        _remove_rests(directory, id_map)
 
 
 def _prepare_map(directory: str, id_map: IdMap) -> None:
@@ -115,43 +118,46 @@ def _prepare_map(directory: str, id_map: IdMap) -> None:
         _read_map(directory)
     except (FileNotFoundError, errors.InfraError):
         files.write_json(f"{directory}/map.json", id_map)
-    rests = [entry for entry in os.listdir(directory) if entry.startswith(".")]
-    if rests:
-        remove(directory, rests, id_map)
+    _remove_rests(directory, id_map)
 
 
-def _make_staging(directory: str, entry: str, id_map: IdMap) -> str:
-    """Make a directory that belongs to the map's root: only a namespace that has the account and the slice may give it away."""
-    path = f"{directory}/.{entry}.{os.urandom(4).hex()}"
-    uid, gid = _root(id_map.uids), _root(id_map.gids)
+def _remove_rests(directory: str, id_map: IdMap) -> None:
+    remove(directory, [entry for entry in os.listdir(directory) if entry.startswith(".")], id_map)
+
+
+def _make_staging(directory: str, entries: Sequence[str], id_map: IdMap) -> list[str]:
+    """Make directories that belong to the map's root: only a namespace that has the account and the slice may give them away."""
+    made = [f"{directory}/.{entry}.{os.urandom(4).hex()}" for entry in entries]
     wide = _with_account(id_map)
+    uid, gid = _inside(wide.uids, _root(id_map.uids)), _inside(wide.gids, _root(id_map.gids))
 
     def make() -> None:
-        os.mkdir(path, 0o755)
-        os.chown(path, _inside(wide.uids, uid), _inside(wide.gids, gid))
+        for path in made:
+            os.mkdir(path, 0o755)
+            os.chown(path, uid, gid)
 
-    userns.call(wide, make)
-    return path
+    if made:
+        userns.call(wide, make)
+    return made
 
 
 def _make_empty(directory: str, id_map: IdMap) -> str:
     path = f"{directory}/{EMPTY}"
     if not os.path.isdir(path):
-        os.rename(_make_staging(directory, EMPTY, id_map), path)
+        os.rename(_make_staging(directory, [EMPTY], id_map)[0], path)
     return path
 
 
-def _unpack_one(image: Image, at: int, id_map: IdMap, directory: str, lowers: list[str], store: paths.Store) -> str:
-    """Unpack one layer beside the others and rename it into place once it is whole and on the disk."""
+def _unpack_one(image: Image, at: int, id_map: IdMap, staging: str, lowers: list[str], store: paths.Store) -> str:
+    """Unpack one layer into `staging` and rename it into place once it is whole and on the disk."""
     # the decompressors cost 10 ms to import: who has the layers does not pay for them
     from runner.image import below, layer_blob
 
     layer = image.layers[at]
-    staging = _make_staging(directory, _by_diff(image.layers, at), id_map)
     what = f"layer {at + 1} of image {image.source}"
-    root = os.open(staging, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     # O_PATH: an image may close its root to this account, and only the namespace can read it then
     lower_fds = [os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) for path in lowers]
+    root = os.open(staging, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         with open(store.blob(layer.blob.digest), "rb") as file:
 
@@ -162,12 +168,9 @@ def _unpack_one(image: Image, at: int, id_map: IdMap, directory: str, lowers: li
                 return len(implicit)
 
             implicit = userns.call(id_map, fill)
-        path = f"{directory}/{(_by_chain if implicit else _by_diff)(image.layers, at)}"
+        path = f"{os.path.dirname(staging)}/{(_by_chain if implicit else _by_diff)(image.layers, at)}"
         os.rename(staging, path)
-        files.fsync_directory(directory)
-    except BaseException:
-        remove(directory, [os.path.basename(staging)], id_map)
-        raise
+        files.fsync_directory(os.path.dirname(staging))
     finally:
         for fd in (root, *lower_fds):
             os.close(fd)

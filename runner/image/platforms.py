@@ -1,9 +1,9 @@
 """Platforms: "linux/arm64/v8" and its spellings, with Go's names for architectures. Loaded on the hot path."""
 
 import os
-from typing import NamedTuple
 
 from runner.errors import UserError
+from runner.record import NamedTuple
 
 _ARCHITECTURES = {
     "x86_64": "amd64", "x86-64": "amd64", "aarch64": "arm64", "armhf": "arm/v7", "armv7l": "arm/v7", "armv6l": "arm/v6", "armel": "arm/v6",

@@ -1,8 +1,9 @@
 """Inside a new job: its endpoints, roots, volumes and bundles. Runs as root of the keeper's namespaces, in its PID namespace."""
 
+from __future__ import annotations
+
 import os
-from base64 import b64encode
-from functools import partial
+from binascii import b2a_base64
 
 from runner import errors, paths
 from runner.job import keeper_start
@@ -10,6 +11,10 @@ from runner.kernel import files, netlink, process, syscalls, userns
 from runner.model import ContainerSpec, IdMap, Image, ImageConfig, Step, Volume
 from runner.record import NamedTuple
 from runner.sandbox import capabilities, crun, network, rootfs, seccomp, spec, toolbox, users
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 JOB_ENDPOINT = "job"
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -57,39 +62,48 @@ def run(plan: Plan) -> dict[str, list[int]]:
     Raises RunnerErrors; what it made goes away with the keeper and the job's directory.
     """
     owner = (rootfs.owner_of_root(plan.inner_map.uids), rootfs.owner_of_root(plan.inner_map.gids))
-    for endpoint in plan.endpoints:
-        _make_endpoint(plan, endpoint)
+    inhabitants = [_Inhabitant(plan, endpoint) for endpoint in plan.endpoints]
     for path in dict.fromkeys(path for container in plan.containers for path in container.made_volumes):
         make_volume(path, owner=owner)
     if any(not container.lowers for container in plan.containers):
         toolbox.furnish(f"{paths.RUN}/toolbox", owner=owner)
     hosts = network.hosts([(e.ip or "127.0.1.1", e.names) for e in plan.endpoints] + [(ip, (name,)) for name, ip in plan.extra_hosts])
-    return {container.asked.name: _furnish_container(plan, container, hosts=hosts, owner=owner) for container in plan.containers}
+    made = {container.asked.name: _furnish_container(plan, container, hosts=hosts, owner=owner) for container in plan.containers}
+    for inhabitant in inhabitants:
+        inhabitant.finish()
+    return made
 
 
-def _make_endpoint(plan: Plan, endpoint: Endpoint) -> None:
-    """Make and pin one endpoint: a child makes the namespaces, we wire it from the router's side, the child configures its own end."""
-    ready_r, ready_w = os.pipe()
-    go_r, go_w = os.pipe()
-    answer_r, answer_w = os.pipe()
-    child = os.fork()
-    if child == 0:
-        for fd in (ready_r, go_w, answer_r):
+class _Inhabitant:
+    """A child that makes an endpoint's namespaces and configures its end of the wire, while other things go on here."""
+
+    def __init__(self, plan: Plan, endpoint: Endpoint) -> None:
+        """Fork it, wire its network from the router's side, and pin its namespaces."""
+        ready_r, ready_w = os.pipe()
+        go_r, go_w = os.pipe()
+        self._answer, answer_w = os.pipe()
+        self._child = os.fork()
+        if self._child == 0:
+            for fd in (ready_r, go_w, self._answer):
+                os.close(fd)
+            process.answer_and_exit(answer_w, lambda: _inhabit(plan, endpoint, ready_w, go_r))
+        for fd in (ready_w, go_r, answer_w):
             os.close(fd)
-        process.answer_and_exit(answer_w, lambda: _inhabit(plan, endpoint, ready_w, go_r))
-    for fd in (ready_w, go_r, answer_w):
-        os.close(fd)
-    try:
-        if os.read(ready_r, 1):
+        try:
+            if not os.read(ready_r, 1):
+                self.finish()  # it has something to say
             if plan.addresses:
-                netlink.ip_batch(network.attach_commands(endpoint.number, pid=child, mtu=plan.mtu))
+                netlink.ip_batch(network.attach_commands(endpoint.number, pid=self._child, mtu=plan.mtu))
             for kind in ("net", "ipc", "uts"):
-                keeper_start.pin(f"/proc/{child}/ns/{kind}", namespace(kind, endpoint.name))
+                keeper_start.pin(f"/proc/{self._child}/ns/{kind}", namespace(kind, endpoint.name))
             os.write(go_w, b"x")
-    finally:
-        os.close(ready_r)
-        os.close(go_w)
-        process.receive(child, answer_r)
+        finally:
+            os.close(ready_r)
+            os.close(go_w)
+
+    def finish(self) -> None:
+        """Wait until the endpoint is configured; raise what failed. Call once."""
+        process.receive(self._child, self._answer)
 
 
 def _inhabit(plan: Plan, endpoint: Endpoint, ready: int, go: int) -> None:
@@ -103,7 +117,7 @@ def _inhabit(plan: Plan, endpoint: Endpoint, ready: int, go: int) -> None:
     if not os.read(go, 1):
         return  # the other side failed and says so itself
     for name, value in network.ENDPOINT_SYSCTLS:
-        with open(f"/proc/sys/{name}", "w", encoding="ascii") as file:
+        with open(f"/proc/sys/{name}", "w", encoding="utf-8") as file:
             file.write(value)
     commands = network.endpoint_commands(plan.addresses, endpoint.number) if plan.addresses else ["link set lo up"]
     netlink.ip_batch(commands)
@@ -153,19 +167,22 @@ def _write_spec(plan: Plan, container: Container, *, step: Step, volumes: list[V
     allowed = capabilities.DEFAULT
     cached = f"{plan.filters}/{seccomp.compiled_name(allowed, crun=crun.program())}.bpf"
     pinned = {kind: namespace(short, container.endpoint.name) for kind, short in (("network", "net"), ("ipc", "ipc"), ("uts", "uts"))}
-    build = partial(
-        spec.build, root=f"{home}/root", namespaces={"user": f"{paths.RUN}/ns/user", **pinned}, step=step, volumes=volumes,
-        capabilities=allowed, init=_INIT if container.asked.init else "",
-    )  # fmt: skip
+
+    def build(profile: dict[str, Any], program: str = "") -> dict[str, Any]:
+        return spec.build(
+            root=f"{home}/root", namespaces={"user": f"{paths.RUN}/ns/user", **pinned}, step=step, volumes=volumes,
+            capabilities=allowed, init=_INIT if container.asked.init else "", seccomp=profile, filter_program=program,
+        )  # fmt: skip
+
     try:
-        program = files.read(cached).decode("ascii")
+        program = files.read(cached).decode()
     except FileNotFoundError:
-        files.write_json(f"{home}/config.json", build(seccomp=seccomp.load(allowed)), durable=False)
-        program = b64encode(crun.compile_filter(home, f"filter-{container.asked.name}")).decode("ascii")
+        files.write_json(f"{home}/config.json", build(seccomp.load(allowed)), durable=False)
+        program = b2a_base64(crun.compile_filter(home, f"filter-{container.asked.name}"), newline=False).decode()
         if program:
             files.write_atomic(cached, program.encode())
     profile = {} if program else seccomp.load(allowed)
-    files.write_json(f"{home}/base.json", build(seccomp=profile, filter_program=program), durable=False)
+    files.write_json(f"{home}/base.json", build(profile, program), durable=False)
 
 
 def command(asked: ContainerSpec, config: ImageConfig) -> tuple[str, ...]:

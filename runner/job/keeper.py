@@ -74,7 +74,7 @@ def argv(name: str) -> list[str]:
 
 def boot_id() -> str:
     """Return the kernel's random id of this boot: pids and start times mean nothing after the next one."""
-    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+    with open("/proc/sys/kernel/random/boot_id", encoding="utf-8") as file:
         return file.read().strip()
 
 

@@ -147,9 +147,8 @@ def _furnish(request: Request) -> None:
     go = slirp.release() if slirp else None
     _pin_user_namespace(request)
     if slirp and go and request.addresses:
-        netlink.ip_batch(network.router_commands(request.addresses, mtu=request.mtu))
-        netlink.nft(network.router_rules(uplink.DEVICE))
-        with open("/proc/sys/net/ipv4/ip_forward", "w", encoding="ascii") as file:
+        netlink.ip_and_nft(network.router_commands(request.addresses, mtu=request.mtu), network.router_rules(uplink.DEVICE))
+        with open("/proc/sys/net/ipv4/ip_forward", "w", encoding="utf-8") as file:
             file.write("1")
         slirp.wait()
 

@@ -24,12 +24,13 @@ def run(request: RunRequest, around: Surroundings) -> Outcome:
     try:
         return step.run(current, step.Request(CONTAINER, stops=False, terminal=request.terminal))
     finally:
+        # the container's processes have ended with its PID 1; the kernel takes down mounts and devices while files are removed here,
+        # and nobody has to wait for that
+        signals.pidfd_send_signal(pidfd, signals.SIGKILL)
+        os.close(pidfd)
         # this process is root of the job's namespaces now, so it may remove the files of both the account and the build user
         files.remove_tree(around.store.job(current.key))
         files.remove_tree(around.store.job_lock(current.key))
-        signals.pidfd_send_signal(pidfd, signals.SIGKILL)
-        process.wait_pidfd(pidfd, 10.0)
-        os.close(pidfd)
         groups.remove()
 
 

@@ -7,7 +7,6 @@ directories, which the next `gc.reap` removes.
 from __future__ import annotations
 
 import os
-import re
 import time
 from contextlib import ExitStack
 
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 
     Fetch = Callable[[ContainerSpec], Image]
 
-_HOSTNAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,62}[A-Za-z0-9_])?")  # 64: what uname(2) has room for
+_LONGEST_HOSTNAME = 64  # what uname(2) has room for
 
 
 class Surroundings(NamedTuple):
@@ -89,10 +88,16 @@ def _refuse_odd_names(spec: JobSpec) -> None:
         ) from e
     for container in (*spec.containers, *spec.services):
         reference.canonical(container.image)
-        if container.hostname and not _HOSTNAME.fullmatch(container.hostname):
+        if container.hostname and not _is_hostname(container.hostname):
             raise errors.UserError(
                 f"host name {container.hostname[:80]!r} cannot be used", "up to 64 letters, digits, dots, hyphens and underscores"
             )
+
+
+def _is_hostname(name: str) -> bool:
+    letters = name.replace("_", "a")
+    inner = letters.replace(".", "a").replace("-", "a")
+    return inner.isascii() and inner.isalnum() and letters[0].isalnum() and letters[-1].isalnum() and len(name) <= _LONGEST_HOSTNAME
 
 
 def _take_key(store: paths.Store, key: str, stack: ExitStack) -> int:
@@ -122,7 +127,7 @@ def _claim_slot(store: paths.Store, spec: JobSpec, user: BuildUser, facts: dict[
             containers={}, facts=facts, cgroup="", created=time.time(), owner=spec.owner,
         )  # fmt: skip
         state.save(store, claimed)
-    for name in ("containers", "volumes", "logs"):
+    for name in ("containers", *(("logs",) if spec.services else ())):  # "volumes" comes with the first one
         files.make_directory(f"{store.job(spec.key)}/{name}")
     return claimed
 

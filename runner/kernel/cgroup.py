@@ -62,7 +62,7 @@ def _mount_point(mounts: str) -> str:
 
 def _words(path: str) -> list[str]:
     try:
-        with open(path, encoding="ascii") as file:
+        with open(path, encoding="utf-8") as file:
             return file.read().split()
     except OSError:
         return []

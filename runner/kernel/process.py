@@ -67,6 +67,36 @@ def display(argv: Sequence[str]) -> str:
     return " ".join(a if a and all(c.isalnum() or c in "@%+=:,./-_" for c in a) else "'" + a.replace("'", "'\"'\"'") + "'" for a in argv)
 
 
+class Running:
+    """A program that was started by `start`; `finish` has to follow."""
+
+    def __init__(self, argv: Sequence[str], pid: int, stdin: int, rest: memoryview, stdout: int, stderr: int) -> None:
+        self._argv, self._pid = tuple(argv), pid
+        self._stdin, self._rest = stdin, rest
+        self._out, self._err = stdout, stderr
+
+    def finish(self, *, timeout_s: float | None = None, check: bool = True, limit_bytes: int = 16 * 1024**2) -> Completed:
+        """Wait for the program's end, and return what it printed; raises as `run`. Blocks. Call once."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        streams: dict[int, bytearray] = {self._out: bytearray(), self._err: bytearray()}
+        try:
+            _converse(self._stdin, self._rest, streams, deadline=deadline, limit_bytes=limit_bytes)
+            if deadline is not None:
+                _await_end(self._pid, deadline)
+        except BaseException:
+            os.kill(self._pid, signals.SIGKILL)
+            os.waitpid(self._pid, 0)
+            raise
+        finally:
+            os.close(self._out)
+            os.close(self._err)
+        code = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
+        completed = Completed(self._argv, code, bytes(streams[self._out]), bytes(streams[self._err]))
+        if check and code != 0:
+            raise Failed(completed)
+        return completed
+
+
 def run(
     argv: Sequence[str],
     *,
@@ -81,6 +111,16 @@ def run(
     Raises FileNotFoundError when it is missing, Failed when `check` and it exits with another code than 0, TimeoutError
     (after SIGKILL) at the deadline. Blocks.
     """
+    return start(argv, env=env, input=input).finish(timeout_s=timeout_s, check=check, limit_bytes=limit_bytes)
+
+
+def start(
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str] | None = None,
+    input: bytes = b"",  # noqa: A002 - the name that subprocess.run gave it
+) -> Running:
+    """Start a program that works on its input while we do something else; FileNotFoundError when it is missing."""
     path = find(argv[0])
     syscalls.close_range(3, flags=syscalls.CLOSE_RANGE_CLOEXEC)  # what whoever started us left open is not for others
     log.debug(f"+ {display(argv)}")
@@ -98,31 +138,26 @@ def run(
             setsigdef=[signals.SIGPIPE, signals.SIGCHLD],
         )
     except BaseException:
-        os.close(stdin_w)
-        os.close(out_r)
-        os.close(err_r)
+        for fd in (stdin_w, out_r, err_r):
+            os.close(fd)
         raise
     finally:
         for fd in (stdin_r, out_w, err_w):
             os.close(fd)
-    deadline = None if timeout_s is None else time.monotonic() + timeout_s
-    streams: dict[int, bytearray] = {out_r: bytearray(), err_r: bytearray()}
+    return Running(argv, pid, stdin_w, _write_some(stdin_w, memoryview(input)), out_r, err_r)
+
+
+def _write_some(fd: int, data: memoryview) -> memoryview:
+    """Write as much as the pipe takes without blocking, and return the rest; a reader that has gone wants nothing more."""
+    os.set_blocking(fd, False)
     try:
-        _converse(stdin_w, input, streams, deadline=deadline, limit_bytes=limit_bytes)
-        if deadline is not None:
-            _await_end(pid, deadline)
-    except BaseException:
-        os.kill(pid, signals.SIGKILL)
-        os.waitpid(pid, 0)
-        raise
-    finally:
-        os.close(out_r)
-        os.close(err_r)
-    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    completed = Completed(tuple(argv), code, bytes(streams[out_r]), bytes(streams[err_r]))
-    if check and code != 0:
-        raise Failed(completed)
-    return completed
+        while data:
+            data = data[os.write(fd, data) :]
+    except BlockingIOError:
+        pass
+    except BrokenPipeError:
+        return data[:0]
+    return data
 
 
 def _await_end(pid: int, deadline: float) -> None:
@@ -159,15 +194,13 @@ def run_leaving_children(argv: Sequence[str], *, output: int = -1) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def _converse(stdin: int, data: bytes, streams: dict[int, bytearray], *, deadline: float | None, limit_bytes: int) -> None:
-    """Feed `data` and collect the output until every stream is closed. Closes `stdin`."""
+def _converse(stdin: int, rest: memoryview, streams: dict[int, bytearray], *, deadline: float | None, limit_bytes: int) -> None:
+    """Feed `rest` and collect the output until every stream is closed. Closes `stdin`, which does not block."""
     poll = select.poll()
     open_fds = set(streams)
     for fd in open_fds:
         poll.register(fd, select.POLLIN)
-    rest = memoryview(data)
     if rest:
-        os.set_blocking(stdin, False)
         poll.register(stdin, select.POLLOUT)
     else:
         os.close(stdin)

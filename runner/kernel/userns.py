@@ -92,14 +92,18 @@ def become_root() -> None:
 
 def map_with_helpers(pid: int, id_map: IdMap) -> None:
     """Write the id maps of a process in a fresh user namespace with the setuid helpers newuidmap and newgidmap."""
-    for program, extents in (("newuidmap", id_map.uids), ("newgidmap", id_map.gids)):
-        process.run([program, str(pid), *_arguments(extents)])
+    helpers = [
+        process.start([program, str(pid), *_arguments(extents)])
+        for program, extents in (("newuidmap", id_map.uids), ("newgidmap", id_map.gids))
+    ]
+    for helper in helpers:
+        helper.finish()
 
 
 def map_directly(pid: int, id_map: IdMap) -> None:
     """Write the id maps of a process in a fresh user namespace below ours, in which we are root."""
     for name, extents in (("uid_map", id_map.uids), ("gid_map", id_map.gids)):
-        with open(f"/proc/{pid}/{name}", "w", encoding="ascii") as file:
+        with open(f"/proc/{pid}/{name}", "w", encoding="utf-8") as file:
             file.write("".join(f"{e.inside} {e.outside} {e.count}\n" for e in extents))
 
 

@@ -136,6 +136,14 @@ def test_full_disk_leaves_nothing_and_afterwards_there_is_room(small_disk: paths
     assert len(unpacked(small_disk, filler)) == 1
 
 
+def test_what_a_killed_process_left_makes_room_before_the_next_one_needs_it(small_disk: paths.Store) -> None:
+    image = stores.add(small_disk, images.build_image([[file("big", bytes(600_000))]], compression="zstd"))
+    (kept,) = unpacked(small_disk, stores.add(small_disk, images.build_image([TOP])))
+    (kept.parent / ".rest.0123abcd").write_bytes(bytes(600_000))
+    (path,) = unpacked(small_disk, image)
+    assert left(small_disk) == {kept.name, path.name}
+
+
 def test_disk_without_room_for_a_lock_is_the_machines_fault(small_disk: paths.Store) -> None:
     image = stores.add(small_disk, images.build_image([TOP]))
     for number in range(free(small_disk)[1]):

@@ -28,12 +28,14 @@ def _start(container: ContainerState, log_fd: int, procs: int) -> None:
         os.write(procs, b"0")
     step_id = f"{container.name}.0"
     bundle = f"{paths.RUN}/c/{container.name}/{step_id}"
-    argv = step.write_bundle(bundle, container, step.Request(container.name))
-    code = process.run_leaving_children(crun.run_argv(bundle, step_id, detach=True), output=log_fd)
-    if code != 0:
-        failed = crun.failure(bundle, argv) or errors.InfraError(f"crun ended with {code}")
-        words = f"service {container.image} cannot be started: {failed.message}"
-        raise errors.UserError(words, failed.hint) if isinstance(failed, errors.UserError) else errors.InfraError(words, failed.hint)
+    try:
+        argv = step.write_bundle(bundle, container, step.Request(container.name))
+        code = process.run_leaving_children(crun.run_argv(bundle, step_id, detach=True), output=log_fd)
+        if code != 0:
+            raise crun.failure(bundle, argv) or errors.InfraError(f"crun ended with {code}")
+    except (errors.UserError, errors.InfraError) as e:
+        kind = errors.UserError if isinstance(e, errors.UserError) else errors.InfraError
+        raise kind(f"service {container.image} cannot be started: {e.message}", e.hint) from e
 
 
 def log_tail(store: paths.Store, key: str, name: str, *, limit_bytes: int = 64 * 1024) -> bytes:

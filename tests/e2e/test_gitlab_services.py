@@ -93,10 +93,13 @@ def test_service_that_crashes_is_a_warning_only(gitlab: GitLab) -> None:
     assert "last words" in result.log.decode()
 
 
-def test_service_that_cannot_be_started_fails_the_job(gitlab: GitLab) -> None:
-    result = gitlab.play(job(services=[{"name": "toolbox", "command": ["no-such-program"]}]))
+@pytest.mark.parametrize(
+    ("command", "why"), [("no-such-program", "no-such-program: program not found in the container"), ("", "the command is empty")]
+)
+def test_service_that_cannot_be_started_fails_the_job(gitlab: GitLab, command: str, why: str) -> None:
+    result = gitlab.play(job(services=[{"name": "toolbox", "command": [command]}]))
     assert (result.failure_reason, result.prepare_attempts) == ("script_failure", 1)
-    assert "no-such-program" in result.log.decode()
+    assert f"service toolbox cannot be started: {why}" in result.log.decode()
 
 
 # what the job log shows

@@ -34,6 +34,8 @@ def loads(text: bytes | str) -> Any:
         value, end = _scan(text, len(text) - len(text.lstrip(_SPACE)))
     except StopIteration as e:
         raise ValueError(f"no JSON value at character {e.value}") from None
+    except SystemError:  # the scanner takes its words for this from json.decoder, and only if somebody has loaded that
+        raise ValueError("a JSON string, array or object has no end, or is damaged") from None
     if text[end:].strip(_SPACE):
         raise ValueError(f"more than one JSON value, the second at character {end}")
     return value

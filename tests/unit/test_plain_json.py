@@ -1,6 +1,8 @@
 """Our JSON is that of the standard library, in both directions."""
 
 import json
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -8,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.kernel import plain_json
+from tests.support.engine import TREE
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -59,3 +62,10 @@ def test_depth_without_end_is_an_error_and_no_crash() -> None:
 def test_what_json_does_not_know_is_refused(value: Any) -> None:
     with pytest.raises((TypeError, ValueError)):
         plain_json.dumps(value)
+
+
+@pytest.mark.parametrize("text", ['{"a":"b', '{"a":1', '{"a"', "[1,", '["\\x"]', '{"a":1 "b":2}', '"a\nb"', "[1 2]", "{1:2}"])
+def test_a_damaged_text_is_a_value_error_also_where_nobody_has_loaded_json(text: str) -> None:
+    program = f"import sys; sys.path.append({str(TREE)!r}); from runner.kernel import plain_json; plain_json.loads({text!r})"
+    done = subprocess.run([sys.executable, "-IS", "-c", program], env={}, capture_output=True, text=True, timeout=60, check=False)
+    assert "\nValueError: " in done.stderr

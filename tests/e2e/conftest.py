@@ -20,14 +20,15 @@ def _mounts() -> int:
 
 @pytest.fixture
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    """Yield an engine over an empty store; afterwards no job, process or mount of it may be left."""
+    """Yield an engine over an empty store; afterwards no job, process, mount or network device of it may be left."""
     assert os.geteuid() != 0, "the engine is never tested as root: use ./dev test"
     engine = Engine(tmp_path_factory.mktemp("e"))
-    mounts = _mounts()
+    mounts, devices = _mounts(), os.listdir("/sys/class/net")
     yield engine
     try:
         assert wait_until(lambda: engine.leftovers() == [], 15), engine.leftovers()
         assert _mounts() == mounts
+        assert os.listdir("/sys/class/net") == devices
     finally:
         _erase(engine)
 

@@ -1,7 +1,29 @@
 """What holds for every test."""
 
+import os
+from collections.abc import Iterator
+
+import pytest
 from hypothesis import settings
+
+from runner.kernel import accounts, files, userns
+from runner.sandbox import build_users
 
 # no example database, because the tree may be read-only; no deadline, because the machine may be busy
 settings.register_profile("dockless", database=None, deadline=None)
 settings.load_profile("dockless")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_stays(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Remove the session's directories: what build users own there, pytest could not, and would complain at the end of a later session."""
+    yield
+    directory = str(tmp_path_factory.getbasetemp())
+
+    def remove() -> None:
+        for name in os.listdir(directory):
+            files.remove_tree(f"{directory}/{name}")
+
+    account = accounts.current()
+    if build_users.available(account):
+        userns.call(build_users.every_map(account), remove)

@@ -76,6 +76,6 @@ def _by_policy(
 
 def _with_digest(name: str, image: Image) -> str:
     """Return the words that tell people how to pin what they got; a local file has no name to pin."""
-    if name.startswith(tuple(f"{kind}:" for kind in reference.LOCAL_KINDS)):
+    if reference.local_kind(name):
         return ""
     return f" with digest {reference.familiar(reference.parse(name)._replace(tag='', digest=''))}@{image.digest}"

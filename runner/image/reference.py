@@ -67,12 +67,18 @@ def canonical(source: str) -> str:
     """
     if source == "toolbox":
         return source
-    kind, colon, rest = source.partition(":")
-    if not colon or kind not in LOCAL_KINDS:
+    kind, rest = local_kind(source), source.partition(":")[2]
+    if not kind:
         return str(parse(source))
     if not rest or "\0" in rest or len(rest) > 4096:
         raise UserError(f"bad image source {_quoted(source)}: no usable path after {kind}:", f"write {kind}:/some/path")
     return f"{kind}:{os.path.abspath(rest)}"
+
+
+def local_kind(source: str) -> str:
+    """Return "oci" or "docker-archive" for a source that is a file of this machine, "" for another one."""
+    kind, colon, _ = source.partition(":")
+    return kind if colon and kind in LOCAL_KINDS else ""
 
 
 def is_digest(text: str) -> bool:

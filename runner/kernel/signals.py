@@ -2,6 +2,50 @@
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from signal import *  # noqa: F403  # the same names
+    from signal import (
+        SIG_DFL as SIG_DFL,
+        SIG_IGN as SIG_IGN,
+        SIG_SETMASK as SIG_SETMASK,
+        SIGALRM as SIGALRM,
+        SIGCHLD as SIGCHLD,
+        SIGCONT as SIGCONT,
+        SIGHUP as SIGHUP,
+        SIGINT as SIGINT,
+        SIGKILL as SIGKILL,
+        SIGPIPE as SIGPIPE,
+        SIGQUIT as SIGQUIT,
+        SIGSTOP as SIGSTOP,
+        SIGTERM as SIGTERM,
+        SIGTSTP as SIGTSTP,
+        SIGUSR1 as SIGUSR1,
+        SIGUSR2 as SIGUSR2,
+        SIGWINCH as SIGWINCH,
+        pidfd_send_signal as pidfd_send_signal,
+        pthread_sigmask as pthread_sigmask,
+        set_wakeup_fd as set_wakeup_fd,
+        signal as signal,
+    )
 else:
-    from _signal import *  # noqa: F403
+    from _signal import (
+        SIG_DFL as SIG_DFL,
+        SIG_IGN as SIG_IGN,
+        SIG_SETMASK as SIG_SETMASK,
+        SIGALRM as SIGALRM,
+        SIGCHLD as SIGCHLD,
+        SIGCONT as SIGCONT,
+        SIGHUP as SIGHUP,
+        SIGINT as SIGINT,
+        SIGKILL as SIGKILL,
+        SIGPIPE as SIGPIPE,
+        SIGQUIT as SIGQUIT,
+        SIGSTOP as SIGSTOP,
+        SIGTERM as SIGTERM,
+        SIGTSTP as SIGTSTP,
+        SIGUSR1 as SIGUSR1,
+        SIGUSR2 as SIGUSR2,
+        SIGWINCH as SIGWINCH,
+        pidfd_send_signal as pidfd_send_signal,
+        pthread_sigmask as pthread_sigmask,
+        set_wakeup_fd as set_wakeup_fd,
+        signal as signal,
+    )

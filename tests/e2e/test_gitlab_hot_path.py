@@ -24,7 +24,7 @@ def test_stages_load_nothing_slow(engine: Engine, tmp_path: Path) -> None:
     modules = imports.loaded(said)
     assert {"helper", "build"} <= set(imports.without(said).split())
     assert {"runner.adapters.gitlab.run", "runner.job.step"} <= modules
-    assert imports.slow(modules) == set()
+    assert imports.slow(modules, stage=True) == set()
 
 
 def test_failing_stage_loads_nothing_slow(engine: Engine, tmp_path: Path) -> None:
@@ -33,4 +33,4 @@ def test_failing_stage_loads_nothing_slow(engine: Engine, tmp_path: Path) -> Non
         assert attempt.stage("build_script", ["exit 3"]).failure is not None
         modules = imports.loaded(text_of(attempt)[before:])
     assert "runner.job.step" in modules
-    assert imports.slow(modules) == set()
+    assert imports.slow(modules, stage=True) == set()

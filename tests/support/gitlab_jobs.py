@@ -37,9 +37,13 @@ class GitLab:
     def __init__(self, engine: Engine, temporary: Path) -> None:
         self.engine = engine
         self.temporary = temporary
+        self.configure()
 
     def configure(self, **settings: Any) -> None:
-        """Write the engine's configuration, by the names of its sections."""
+        """Write the engine's configuration, by the names of its sections; jobs may name the images that tests lay down beside it."""
+        local = ["**", "oci:/**", "docker-archive:/**"]
+        settings["images"] = {"allowed": local, **settings.get("images", {})}
+        settings["gitlab"] = {"allowed_services": local, **settings.get("gitlab", {})}
         self.engine.config.write_text(yaml.safe_dump(settings))
 
     def environment(self) -> dict[str, str]:

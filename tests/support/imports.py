@@ -5,13 +5,15 @@ import sys
 
 from tests.support.engine import TREE
 
-# what costs milliseconds: a step as a whole has thirty
+# what costs milliseconds: a step as a whole has thirty, half of them crun's
 SLOW = (
     "click", "yaml", "requests", "urllib3", "pyroute2", "dataclasses", "subprocess", "zstandard", "isal", "asyncio", "inspect", "logging",
     "argparse", "tempfile", "shutil", "pathlib", "difflib", "ssl", "socket", "http", "email", "random", "traceback", "multiprocessing",
     "concurrent", "threading", "ipaddress", "runner.config_file", "runner.job.checks", "runner.image.transport", "runner.image.registry",
-    "runner.image.pull", "runner.image.auth", "runner.cli.commands",
+    "runner.image.pull", "runner.image.auth", "runner.cli.commands", "typing", "re", "enum", "json", "signal",
 )  # fmt: skip
+# what `run` may load, which makes a job first, and a stage of a job may not
+SLOW_FOR_STAGES = ("contextlib", "collections", "functools", "runner.job.keeper_start", "runner.job.furnish")
 _LINE = re.compile(r"import time: +[0-9]+ \| +[0-9]+ \| +([A-Za-z0-9_.]+)\r?")
 
 
@@ -32,6 +34,7 @@ def without(report: str) -> str:
     return "\n".join(line for line in report.splitlines() if not line.startswith("import time:"))
 
 
-def slow(modules: set[str]) -> set[str]:
-    """Return what of some modules is too slow for the hot path, packages by their name."""
-    return {known for known in SLOW for name in modules if name == known or name.startswith(f"{known}.")}
+def slow(modules: set[str], *, stage: bool = False) -> set[str]:
+    """Return what of some modules is too slow for the hot path (`stage`: for a stage of a job), packages by their name."""
+    unwanted = (*SLOW, *SLOW_FOR_STAGES) if stage else SLOW
+    return {known for known in unwanted for name in modules if name == known or name.startswith(f"{known}.")}

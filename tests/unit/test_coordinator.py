@@ -260,7 +260,7 @@ def _archive() -> bytes:
     """A zip whose bytes hold line ends and what looks like a boundary."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
-        archive.writestr("out/report.txt", b"\r\n--boundary\r\n\r\n\x00\xff--")
+        archive.writestr(zipfile.ZipInfo("out/report.txt"), b"\r\n--boundary\r\n\r\n\x00\xff--")
     return out.getvalue()
 
 

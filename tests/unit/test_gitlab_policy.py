@@ -55,6 +55,26 @@ def test_every_other_image_is_refused_with_the_list(name: str, capsys: pytest.Ca
     assert "- ruby:*\n- registry.example:5000/team/**\n" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("allowed", [(), ("**",), ("docker-archive:/srv/**",), ("oci:/srv/other/**",), ("oci:*",)])
+@pytest.mark.parametrize("name", ["oci:/srv/images/app", "oci:/srv/other/../images/app:v1"])
+def test_a_file_of_the_machine_needs_a_pattern_of_its_own(name: str, allowed: tuple[str, ...]) -> None:
+    with pytest.raises(errors.UserError, match="is a file of the machine") as caught:
+        policy.image(job(image=name), with_images(allowed=allowed))
+    assert "oci:/directory/**" in caught.value.hint
+    with pytest.raises(errors.UserError, match=r"service .* is a file of the machine"):
+        policy.services(job(services=(name,)), with_gitlab(allowed_services=allowed))
+
+
+@pytest.mark.parametrize("name", ["oci:/srv/images/app", "oci:/srv/images/app:v1", "oci:/srv/other/../images/app"])
+def test_a_file_of_the_machine_that_a_pattern_names_is_allowed(name: str) -> None:
+    settings = with_images(allowed=("ruby:*", "oci:/srv/images/**"))
+    assert policy.image(job(image=name), settings).name == name
+
+
+def test_the_default_image_may_be_a_file_of_the_machine() -> None:
+    assert policy.image(job(), with_images(default="oci:/srv/images/app")).name == "oci:/srv/images/app"
+
+
 def test_the_default_image_is_always_allowed_whether_asked_for_or_not() -> None:
     settings = with_images(default="alpine:3", allowed=("ruby:*",))
     assert policy.image(job(), settings).name == "alpine:3"

@@ -39,8 +39,19 @@ def services(job: payload.Job, settings: config.Settings) -> tuple[payload.Image
 
 
 def _check_allowed(name: str, allowed: Sequence[str], *, always: Sequence[str], what: str) -> None:
-    reference.canonical(name)  # before anything repeats the name in the job log: what is no name may be a password
-    if not allowed or name in always or any(globs.matches(pattern, name) for pattern in allowed):
+    canonical = reference.canonical(name)  # before anything repeats the name in the job log: what is no name may be a password
+    if name in always:
+        return
+    kind = reference.local_kind(canonical)
+    if kind:
+        # the account can read what other tenants keep in its store: only a pattern that says so opens files of the machine to jobs
+        if any(pattern.startswith(f"{kind}:") and globs.matches(pattern, canonical) for pattern in allowed):
+            return
+        raise UserError(
+            f"{what} {name!r} is a file of the machine, which jobs may not use",
+            f"use a registry, or have the administrator allow it by name: {kind}:/directory/**",
+        )
+    if not allowed or any(globs.matches(pattern, name) for pattern in allowed):
         return
     log.say(f"Please ensure the {what} is allowed: {name!r} is not on the list of allowed {what}s:")
     for pattern in allowed:

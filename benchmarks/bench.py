@@ -1,6 +1,6 @@
-"""`./dev bench`: dockless against podman, in pairs measured in one run; writes results.json and RESULTS.md beside this file.
+"""`./dev bench`: dockless against podman, in pairs measured in one run; writes results.json and RESULTS.md.
 
-python -m benchmarks.bench PROGRAM [ROUNDS]
+python -m benchmarks.bench PROGRAM DIRECTORY [ROUNDS]
 """
 
 import json
@@ -20,7 +20,6 @@ from benchmarks.podman import Podman
 from tests.support import images
 from tests.support.gitlab_replay import Replay, job_payload
 
-HERE = Path(__file__).resolve().parent
 WARM_UPS = 3
 LONGEST_S = 5.0
 
@@ -47,7 +46,7 @@ class Result(NamedTuple):
         return self.ours_ms / self.theirs_ms
 
 
-def main(program: str, rounds: int) -> int:
+def main(program: str, output: Path, rounds: int) -> int:
     """Measure every pair, alternating its sides, and write the results; 1 if a target was missed."""
     with ExitStack() as stack:
         # podman makes an image name of the path, which takes no random characters
@@ -65,7 +64,7 @@ def main(program: str, rounds: int) -> int:
         podman.start(podman.image_id())
         timed([program, "pull", image], os.environ)
         results = [measure(pair, rounds) for pair in (_run_pair(program, image, podman), _step_pair(program, image, podman, stack))]
-        write(results, rounds, podman.version())
+        write(results, rounds, podman.version(), output)
     return 0 if all(result.ratio <= result.pair.target for result in results) else 1
 
 
@@ -125,9 +124,9 @@ def measure(pair: Pair, rounds: int) -> Result:
     return result
 
 
-def write(results: Sequence[Result], rounds: int, peer: str) -> None:
+def write(results: Sequence[Result], rounds: int, peer: str, output: Path) -> None:
     """Write one number a name, and a table for people."""
-    (HERE / "results.json").write_text(json.dumps({result.pair.name: round(result.ratio, 3) for result in results}, indent=2) + "\n")
+    (output / "results.json").write_text(json.dumps({result.pair.name: round(result.ratio, 3) for result in results}, indent=2) + "\n")
     rows = [
         f"| {r.pair.name} | {r.pair.what} | {r.ours_ms:.0f} ms | {r.theirs_ms:.0f} ms | **{r.ratio:.2f}** | {r.pair.target:.2f} |"
         for r in results
@@ -140,8 +139,8 @@ def write(results: Sequence[Result], rounds: int, peer: str) -> None:
         "| --- | --- | ---: | ---: | ---: | ---: |",
         *rows,
     ]
-    (HERE / "RESULTS.md").write_text("\n".join(["# Benchmark", "", *text]) + "\n")
+    (output / "RESULTS.md").write_text("\n".join(["# Benchmark", "", *text]) + "\n")
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 20))
+    sys.exit(main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]) if len(sys.argv) > 3 else 20))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from runner import config_cache, errors, layout, paths
-from runner.job.prepare import Surroundings
+from runner.job.surroundings import Surroundings
 from runner.kernel import accounts
 
 TYPE_CHECKING = False

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from runner import errors, layout, paths
 from runner.config import Settings
 from runner.job import oneoff
-from runner.job.prepare import Surroundings
+from runner.job.surroundings import Surroundings
 from runner.kernel import cgroup, files, probe, process, userns
 from runner.kernel.cgroup import Delegation
 from runner.kernel.userns import Range

@@ -6,29 +6,19 @@ import os
 from binascii import b2a_base64
 
 from runner import errors, paths
-from runner.job import keeper_start
-from runner.kernel import files, netlink, process, syscalls, userns
+from runner.job.endpoint import JOB, Endpoint, Inhabitant, namespace
+from runner.kernel import files, netlink
 from runner.model import ContainerSpec, IdMap, Image, ImageConfig, Step, Volume
 from runner.record import NamedTuple
 from runner.sandbox import capabilities, crun, network, rootfs, seccomp, spec, toolbox, users
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any
 
-JOB_ENDPOINT = "job"
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _INIT = "/usr/bin/tini-static"
-
-
-class Endpoint(NamedTuple):
-    """One set of pinned network, ipc and uts namespaces; containers that run in turn share one."""
-
-    name: str
-    number: int
-    hostname: str
-    ip: str  # "" without a network
-    names: tuple[str, ...]  # in every /etc/hosts
 
 
 class Container(NamedTuple):
@@ -62,7 +52,9 @@ def run(plan: Plan) -> dict[str, list[int]]:
     Raises RunnerErrors; what it made goes away with the keeper and the job's directory.
     """
     owner = (rootfs.owner_of_root(plan.inner_map.uids), rootfs.owner_of_root(plan.inner_map.gids))
-    inhabitants = [_Inhabitant(plan, endpoint) for endpoint in plan.endpoints]
+    services = [endpoint for endpoint in plan.endpoints if endpoint.name != JOB]  # that one came with the keeper
+    inhabitants = [Inhabitant(endpoint, plan.addresses) for endpoint in services]
+    ip = netlink.start_ip() if plan.addresses and services else None
     for path in dict.fromkeys(path for container in plan.containers for path in container.made_volumes):
         make_volume(path, owner=owner)
     if any(not container.lowers for container in plan.containers):
@@ -70,62 +62,15 @@ def run(plan: Plan) -> dict[str, list[int]]:
     hosts = network.hosts([(e.ip or "127.0.1.1", e.names) for e in plan.endpoints] + [(ip, (name,)) for name, ip in plan.extra_hosts])
     made = {container.asked.name: _furnish_container(plan, container, hosts=hosts, owner=owner) for container in plan.containers}
     for inhabitant in inhabitants:
+        inhabitant.pin()
+    if ip:
+        wires = zip(services, inhabitants, strict=True)
+        netlink.finish_ip(ip, [network.attach_command(end.number, pid=inhabitant.pid, mtu=plan.mtu) for end, inhabitant in wires])
+    for inhabitant in inhabitants:
+        inhabitant.configure()
+    for inhabitant in inhabitants:
         inhabitant.finish()
     return made
-
-
-class _Inhabitant:
-    """A child that makes an endpoint's namespaces and configures its end of the wire, while other things go on here."""
-
-    def __init__(self, plan: Plan, endpoint: Endpoint) -> None:
-        """Fork it, wire its network from the router's side, and pin its namespaces."""
-        ready_r, ready_w = os.pipe()
-        go_r, go_w = os.pipe()
-        self._answer, answer_w = os.pipe()
-        self._child = os.fork()
-        if self._child == 0:
-            for fd in (ready_r, go_w, self._answer):
-                os.close(fd)
-            process.answer_and_exit(answer_w, lambda: _inhabit(plan, endpoint, ready_w, go_r))
-        for fd in (ready_w, go_r, answer_w):
-            os.close(fd)
-        try:
-            if not os.read(ready_r, 1):
-                self.finish()  # it has something to say
-            if plan.addresses:
-                netlink.ip_batch(network.attach_commands(endpoint.number, pid=self._child, mtu=plan.mtu))
-            for kind in ("net", "ipc", "uts"):
-                keeper_start.pin(f"/proc/{self._child}/ns/{kind}", namespace(kind, endpoint.name))
-            os.write(go_w, b"x")
-        finally:
-            os.close(ready_r)
-            os.close(go_w)
-
-    def finish(self) -> None:
-        """Wait until the endpoint is configured; raise what failed. Call once."""
-        process.receive(self._child, self._answer)
-
-
-def _inhabit(plan: Plan, endpoint: Endpoint, ready: int, go: int) -> None:
-    fd = os.open(f"{paths.RUN}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
-    syscalls.setns(fd, syscalls.CLONE_NEWUSER)
-    os.close(fd)
-    userns.become_root()
-    syscalls.unshare(syscalls.CLONE_NEWNET | syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWUTS)
-    syscalls.sethostname(endpoint.hostname)
-    os.write(ready, b"x")
-    if not os.read(go, 1):
-        return  # the other side failed and says so itself
-    for name, value in network.ENDPOINT_SYSCTLS:
-        with open(f"/proc/sys/{name}", "w", encoding="utf-8") as file:
-            file.write(value)
-    commands = network.endpoint_commands(plan.addresses, endpoint.number) if plan.addresses else ["link set lo up"]
-    netlink.ip_batch(commands)
-
-
-def namespace(kind: str, endpoint: str) -> str:
-    """Name the file that pins a namespace."""
-    return f"{paths.RUN}/ns/{kind}-{endpoint}"
 
 
 def bundle(container: str) -> str:
@@ -168,16 +113,17 @@ def _write_spec(plan: Plan, container: Container, *, step: Step, volumes: list[V
     cached = f"{plan.filters}/{seccomp.compiled_name(allowed, crun=crun.program())}.bpf"
     pinned = {kind: namespace(short, container.endpoint.name) for kind, short in (("network", "net"), ("ipc", "ipc"), ("uts", "uts"))}
 
-    def build(profile: dict[str, Any], program: str = "") -> dict[str, Any]:
+    def build(profile: dict[str, Any], program: str = "", *, joined: Mapping[str, str] = pinned) -> dict[str, Any]:
         return spec.build(
-            root=f"{home}/root", namespaces={"user": f"{paths.RUN}/ns/user", **pinned}, step=step, volumes=volumes,
+            root=f"{home}/root", namespaces={"user": f"{paths.RUN}/ns/user", **joined}, step=step, volumes=volumes,
             capabilities=allowed, init=_INIT if container.asked.init else "", seccomp=profile, filter_program=program,
         )  # fmt: skip
 
     try:
         program = files.read(cached).decode()
     except FileNotFoundError:
-        files.write_json(f"{home}/config.json", build(seccomp.load(allowed)), durable=False)
+        # with other namespaces than the container's, which are not pinned yet
+        files.write_json(f"{home}/config.json", build(seccomp.load(allowed), joined=dict.fromkeys(pinned, "")), durable=False)
         program = b2a_base64(crun.compile_filter(home, f"filter-{container.asked.name}"), newline=False).decode()
         if program:
             files.write_atomic(cached, program.encode())

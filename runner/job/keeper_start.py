@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 
 from runner import errors, paths
+from runner.job.endpoint import Endpoint, Inhabitant
 from runner.job.keeper import NAMESPACES, Keeper, argv, boot_id
 from runner.kernel import netlink, process, signals, syscalls, userns
 from runner.record import NamedTuple
@@ -29,6 +30,7 @@ class Request(NamedTuple):
     container_map: IdMap  # outside ids are the host's
     addresses: network.Addresses | None  # None: no network at all
     mtu: int
+    endpoint: Endpoint  # of the job's own containers
 
 
 class Starting:
@@ -105,12 +107,7 @@ def _leave_caller(*, keep: tuple[int, ...]) -> None:
     null = os.open("/dev/null", os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(null, fd)
-    low = 3
-    for fd in sorted(keep):
-        if fd > low:
-            syscalls.close_range(low, fd - 1)
-        low = fd + 1
-    syscalls.close_range(low)
+    process.close_others(keep=(0, 1, 2, *keep))
     for number in (signals.SIGTERM, signals.SIGINT, signals.SIGHUP, signals.SIGQUIT):
         signals.signal(number, signals.SIG_DFL)
     signals.pthread_sigmask(signals.SIG_SETMASK, ())
@@ -132,7 +129,7 @@ def _inner(request: Request, lifeline: int, ready: int) -> NoReturn:
 
 
 def _furnish(request: Request) -> None:
-    """Mount what the job's programs need, pin the containers' user namespace, and build the router."""
+    """Mount what the job's programs need, build the router, and make the endpoint of the job's own containers."""
     syscalls.mount("none", "/", "", syscalls.MS_REC | syscalls.MS_PRIVATE)
     flags = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
     syscalls.mount("proc", "/proc", "proc", flags)
@@ -142,15 +139,27 @@ def _furnish(request: Request) -> None:
     syscalls.mount("tmpfs", paths.RUN, "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, "mode=755")
     for name in ("ns", "c"):
         os.mkdir(f"{paths.RUN}/{name}", 0o755)
-    slirp = _fork_uplink(request) if request.addresses else None
+    inner = userns.relative(request.container_map, request.keeper_map)
+    slirp = _fork_uplink(request.addresses, mtu=request.mtu) if request.addresses else None
     syscalls.unshare(syscalls.CLONE_NEWNET)
-    go = slirp.release() if slirp else None
-    _pin_user_namespace(request)
-    if slirp and go and request.addresses:
-        netlink.ip_and_nft(network.router_commands(request.addresses, mtu=request.mtu), network.router_rules(uplink.DEVICE))
+    if slirp and request.addresses:
+        slirp.release()
+        nft, ip = netlink.start_nft(network.router_rules(uplink.DEVICE)), netlink.start_ip()
+        inhabitant = Inhabitant(request.endpoint, request.addresses, inner)
+        inhabitant.pin()
+        wire = network.attach_command(request.endpoint.number, pid=inhabitant.pid, mtu=request.mtu)
+        netlink.finish_ip(ip, [*network.router_commands(request.addresses, mtu=request.mtu), wire])
+        inhabitant.configure()
+        nft.finish()
         with open("/proc/sys/net/ipv4/ip_forward", "w", encoding="utf-8") as file:
             file.write("1")
+        inhabitant.finish()
         slirp.wait()
+    else:
+        inhabitant = Inhabitant(request.endpoint, None, inner)
+        inhabitant.pin()
+        inhabitant.configure()
+        inhabitant.finish()
 
 
 class _Uplink:
@@ -159,11 +168,10 @@ class _Uplink:
     def __init__(self, go: int, ready: int) -> None:
         self._go, self._ready = go, ready
 
-    def release(self) -> bool:
+    def release(self) -> None:
         """Start it: the keeper's own network namespace exists now."""
         os.write(self._go, b"x")
         os.close(self._go)
-        return True
 
     def wait(self) -> None:
         """Wait until it has configured its device."""
@@ -172,8 +180,7 @@ class _Uplink:
         os.close(self._ready)
 
 
-def _fork_uplink(request: Request) -> _Uplink:
-    assert request.addresses
+def _fork_uplink(addresses: network.Addresses, *, mtu: int) -> _Uplink:
     wait, go = os.pipe()
     ready_r, ready_w = os.pipe()
     path = process.find("slirp4netns")
@@ -184,47 +191,13 @@ def _fork_uplink(request: Request) -> _Uplink:
             if not os.read(wait, 1):
                 os._exit(0)
             os.set_inheritable(ready_w, True)
-            argv = uplink.slirp_argv(pid=pid, mtu=request.mtu, addresses=request.addresses, ready_fd=ready_w)
+            argv = uplink.slirp_argv(pid=pid, mtu=mtu, addresses=addresses, ready_fd=ready_w)
             os.execve(path, argv, process.minimal_env())
         finally:
             os._exit(127)
     os.close(wait)
     os.close(ready_w)
     return _Uplink(go, ready_r)
-
-
-def _pin_user_namespace(request: Request) -> None:
-    """Make the user namespace of the job's containers and keep it by a bind mount, with no process in it."""
-    inner = userns.relative(request.container_map, request.keeper_map)
-    entered_r, entered_w = os.pipe()
-    done_r, done_w = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            os.close(done_w)
-            syscalls.unshare(syscalls.CLONE_NEWUSER)
-            syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)  # else its /proc/<pid>/ns is closed to us
-            os.write(entered_w, b"x")
-            os.read(done_r, 1)
-        finally:
-            os._exit(0)
-    os.close(entered_w)
-    os.close(done_r)
-    try:
-        if not os.read(entered_r, 1):
-            raise OSError(1, "cannot make the containers' user namespace")
-        userns.map_directly(child, inner)
-        pin(f"/proc/{child}/ns/user", f"{paths.RUN}/ns/user")
-    finally:
-        os.close(entered_r)
-        os.close(done_w)
-        os.waitpid(child, 0)
-
-
-def pin(namespace: str, path: str) -> None:
-    """Keep a namespace alive under a name (ip-netns(8) does the same)."""
-    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o444))
-    syscalls.mount(namespace, path, "", syscalls.MS_BIND)
 
 
 def _hint(error: OSError) -> str:

@@ -1,16 +1,16 @@
 """Limits of a job's containers: a cgroup v2 group for the job, a leaf for each container, where the account was given a subtree."""
 
 import os
-from contextlib import ExitStack
 
 from runner import errors, log
 from runner.job.state import JobState
+from runner.job.undo import Undo
 from runner.kernel import cgroup
 from runner.model import JobSpec, Limits
 
 
-def apply(current: JobState, spec: JobSpec, stack: ExitStack) -> JobState:
-    """Make the job's groups and write down their paths; `stack` removes them on failure. One warning where limits cannot be kept."""
+def apply(current: JobState, spec: JobSpec, undo: Undo) -> JobState:
+    """Make the job's groups and write down their paths; `undo` removes them on failure. One warning where limits cannot be kept."""
     wanted = {container.name: container.limits for container in (*spec.containers, *spec.services)}
     asked = [name for name, value in zip(Limits._fields, zip(*wanted.values(), strict=True), strict=True) if any(value)]
     if not asked:
@@ -20,7 +20,7 @@ def apply(current: JobState, spec: JobSpec, stack: ExitStack) -> JobState:
         log.warn(f"limits of {', '.join(asked)} are not enforced on this machine: {delegation.reason}")
         return current
     directory = _directory(delegation.directory, spec.key)
-    stack.callback(lambda: remove(directory))
+    undo.add(lambda: remove(directory))
     containers = dict(current.containers)
     try:
         cgroup.make_inner(directory)

@@ -2,9 +2,8 @@
 
 import os
 
-from runner.image import images
-from runner.job import limits, prepare, step
-from runner.job.prepare import Surroundings
+from runner.job import prepare
+from runner.job.surroundings import Surroundings
 from runner.kernel import files, process, signals
 from runner.model import ContainerSpec, Image, JobSpec, Outcome, RunRequest, VolumeSpec
 from runner.sandbox import mounts
@@ -19,10 +18,12 @@ def run(request: RunRequest, around: Surroundings) -> Outcome:
     """
     spec = job_spec(request, around, key=f"run-{os.getpid()}-{os.urandom(3).hex()}")
     current = prepare.prepare(spec, around, fetch=lambda asked: fetch(asked, around), facts={}, lasting=False)
+    from runner.job import limits, step  # loaded by `prepare` in the meantime
+
     pidfd = process.open_pidfd(current.keeper.pid, current.keeper.started)
     groups = limits.Remover(current.cgroup)
     try:
-        return step.run(current, step.Request(CONTAINER, stops=False, terminal=request.terminal))
+        return step.run(current, step.Request(CONTAINER, stops=False, terminal=request.terminal, guarded=False))
     finally:
         # the container's processes have ended with its PID 1; the kernel takes down mounts and devices while files are removed here,
         # and nobody has to wait for that
@@ -74,6 +75,8 @@ def shared_id(volumes: tuple[VolumeSpec, ...], user: str) -> int | None:
 
 def fetch(asked: ContainerSpec, around: Surroundings) -> Image:
     """Return the stored image of a container, or pull it where its policy says so."""
+    from runner.image import images
+
     if asked.pull_policy[0] in ("if-not-present", "never"):
         stored = images.find(around.store, asked.image, platform=asked.platform)
         if stored:

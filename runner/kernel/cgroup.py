@@ -64,7 +64,7 @@ def _words(path: str) -> list[str]:
     try:
         with open(path, encoding="utf-8") as file:
             return file.read().split()
-    except OSError:
+    except (OSError, ValueError):  # a path with a NUL, bytes that are no text
         return []
 
 

@@ -13,18 +13,19 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-def ip_batch(commands: Sequence[str]) -> None:
-    """Run `ip` commands (ip(8) without the leading "ip"), stopping at the first that fails. Raises process.Failed."""
-    process.run(["ip", "-batch", "-"], input=("\n".join(commands) + "\n").encode())
+def start_ip() -> process.Running:
+    """Start an ip(8) in this network namespace; it waits for the commands that `finish_ip` gives it, because its start is what lasts."""
+    return process.start(["ip", "-batch", "-"], input=None)
 
 
-def ip_and_nft(commands: Sequence[str], ruleset: str) -> None:
-    """Run `ip` commands and, at the same time, load an nftables ruleset (nft(8) syntax) as one transaction. Raises process.Failed."""
-    nft = process.start(["nft", "-f", "-"], input=ruleset.encode())
-    try:
-        ip_batch(commands)
-    finally:
-        nft.finish()
+def finish_ip(started: process.Running, commands: Sequence[str]) -> None:
+    """Run commands (without the leading "ip"), stopping at the first that fails. Raises process.Failed."""
+    started.finish(input=("\n".join(commands) + "\n").encode())
+
+
+def start_nft(ruleset: str) -> process.Running:
+    """Begin to load an nftables ruleset (nft(8) syntax) as one transaction; its `finish` raises process.Failed."""
+    return process.start(["nft", "-f", "-"], input=ruleset.encode())
 
 
 def default_route_mtu() -> int:

@@ -75,12 +75,19 @@ class Running:
         self._stdin, self._rest = stdin, rest
         self._out, self._err = stdout, stderr
 
-    def finish(self, *, timeout_s: float | None = None, check: bool = True, limit_bytes: int = 16 * 1024**2) -> Completed:
-        """Wait for the program's end, and return what it printed; raises as `run`. Blocks. Call once."""
+    def finish(
+        self,
+        *,
+        input: bytes = b"",  # noqa: A002 - the name that subprocess.run gave it
+        timeout_s: float | None = None,
+        check: bool = True,
+        limit_bytes: int = 16 * 1024**2,
+    ) -> Completed:
+        """Give the program the rest of its input, wait for its end, and return what it printed; raises as `run`. Blocks. Call once."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         streams: dict[int, bytearray] = {self._out: bytearray(), self._err: bytearray()}
         try:
-            _converse(self._stdin, self._rest, streams, deadline=deadline, limit_bytes=limit_bytes)
+            _converse(self._stdin, memoryview(bytes(self._rest) + input), streams, deadline=deadline, limit_bytes=limit_bytes)
             if deadline is not None:
                 _await_end(self._pid, deadline)
         except BaseException:
@@ -118,9 +125,12 @@ def start(
     argv: Sequence[str],
     *,
     env: Mapping[str, str] | None = None,
-    input: bytes = b"",  # noqa: A002 - the name that subprocess.run gave it
+    input: bytes | None = b"",  # noqa: A002 - the name that subprocess.run gave it
 ) -> Running:
-    """Start a program that works on its input while we do something else; FileNotFoundError when it is missing."""
+    """Start a program that works on its input while we do something else; FileNotFoundError when it is missing.
+
+    With None as input it waits for what `Running.finish` gives it.
+    """
     path = find(argv[0])
     syscalls.close_range(3, flags=syscalls.CLOSE_RANGE_CLOEXEC)  # what whoever started us left open is not for others
     log.debug(f"+ {display(argv)}")
@@ -144,12 +154,16 @@ def start(
     finally:
         for fd in (stdin_r, out_w, err_w):
             os.close(fd)
-    return Running(argv, pid, stdin_w, _write_some(stdin_w, memoryview(input)), out_r, err_r)
+    os.set_blocking(stdin_w, False)
+    rest = _write_some(stdin_w, memoryview(input or b""))
+    if input is not None and not rest:
+        os.close(stdin_w)  # many programs begin when they have read all
+        stdin_w = -1
+    return Running(argv, pid, stdin_w, rest, out_r, err_r)
 
 
 def _write_some(fd: int, data: memoryview) -> memoryview:
     """Write as much as the pipe takes without blocking, and return the rest; a reader that has gone wants nothing more."""
-    os.set_blocking(fd, False)
     try:
         while data:
             data = data[os.write(fd, data) :]
@@ -195,14 +209,14 @@ def run_leaving_children(argv: Sequence[str], *, output: int = -1) -> int:
 
 
 def _converse(stdin: int, rest: memoryview, streams: dict[int, bytearray], *, deadline: float | None, limit_bytes: int) -> None:
-    """Feed `rest` and collect the output until every stream is closed. Closes `stdin`, which does not block."""
+    """Feed `rest` and collect the output until every stream is closed. Closes `stdin`, which does not block; -1 is closed already."""
     poll = select.poll()
     open_fds = set(streams)
     for fd in open_fds:
         poll.register(fd, select.POLLIN)
     if rest:
         poll.register(stdin, select.POLLOUT)
-    else:
+    elif stdin >= 0:
         os.close(stdin)
         stdin = -1
     try:
@@ -231,6 +245,16 @@ def _converse(stdin: int, rest: memoryview, streams: dict[int, bytearray], *, de
     finally:
         if stdin >= 0:
             os.close(stdin)
+
+
+def close_others(*, keep: tuple[int, ...]) -> None:
+    """Close every descriptor but some: in a forked child, what its parent waits to see closed."""
+    low = 0
+    for fd in sorted(keep):
+        if fd > low:
+            syscalls.close_range(low, fd - 1)
+        low = fd + 1
+    syscalls.close_range(low)
 
 
 def fork_call(function: Callable[[], Any]) -> Any:

@@ -71,9 +71,9 @@ def router_rules(device: str) -> str:
 """
 
 
-def attach_commands(index: int, *, pid: int, mtu: int) -> list[str]:
-    """Return the commands, for the router, that give the network namespace of `pid` an eth0 on the bridge."""
-    return [f"link add v{index} mtu {mtu} master {BRIDGE} up type veth peer name eth0 mtu {mtu} netns {pid}"]
+def attach_command(index: int, *, pid: int, mtu: int) -> str:
+    """Return the command, for the router, that gives the network namespace of `pid` an eth0 on the bridge."""
+    return f"link add v{index} mtu {mtu} master {BRIDGE} up type veth peer name eth0 mtu {mtu} netns {pid}"
 
 
 def endpoint_commands(plan: Addresses, index: int) -> list[str]:

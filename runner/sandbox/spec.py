@@ -35,7 +35,8 @@ def build(
 ) -> dict[str, Any]:
     """Return the spec, ready for json.dump.
 
-    `namespaces` maps a type ("user", "network", "ipc", "uts") to the file that pins it; mount, PID and cgroup namespaces are new.
+    `namespaces` maps a type ("user", "network", "ipc", "uts") to the file that pins it, "" for a new one; mount, PID and cgroup
+    namespaces are new.
     `init` is the host path of a static init that becomes PID 1, "" for none. `rlimits` are (name, soft, hard).
     `filter_program` is the compiled form of `seccomp` in base64, where it is known.
     """
@@ -44,7 +45,7 @@ def build(
         mounts.append(_bind(Volume(init, INIT_TARGET, read_only=True)))
     linux: dict[str, Any] = {
         "namespaces": [
-            *({"type": kind, "path": path} for kind, path in namespaces.items()),
+            *({"type": kind, "path": path} if path else {"type": kind} for kind, path in namespaces.items()),
             *({"type": kind} for kind in ("mount", "pid", "cgroup")),
         ],
         "maskedPaths": list(_MASKED),

@@ -85,7 +85,7 @@ def text_of(attempt: Attempt) -> str:
 def output(attempt: Attempt, *commands: str, stage: str = "build_script") -> str:
     """Run commands as a stage's whole script and return what they printed; the stage must pass."""
     start = len(attempt.build.log)
-    ended = attempt.stage(stage, [f"echo '{_BEGIN}'", *commands])
+    ended = attempt.stage(stage, ["exec 2>&1", f"echo '{_BEGIN}'", *commands])  # two streams would come in any order
     shown = bytes(attempt.build.log[start:]).decode(errors="replace")
     assert ended.failure is None, shown
     return shown.partition(_BEGIN + "\n")[2].rpartition("section_end:")[0]

@@ -1,7 +1,6 @@
 """Control groups: where they may be made, told from trees of plain files, and what is written and removed."""
 
 import os
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -9,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.job import limits, state
+from runner.job.undo import Undo
 from runner.kernel import cgroup
 from runner.model import BuildUser, ContainerSpec, JobSpec
 
@@ -243,6 +243,6 @@ def test_a_job_without_groups_has_nothing_to_remove(capsys: pytest.CaptureFixtur
 
 def test_a_job_that_asks_for_no_limit_gets_no_group_and_no_warning(capsys: pytest.CaptureFixture[str]) -> None:
     job = state.JobState("k", BuildUser("u", 0, 1, 1), 0, None, state.NO_KEEPER, {}, {}, "", 0.0)
-    with ExitStack() as stack:
-        assert limits.apply(job, JobSpec("k", "u", (ContainerSpec("build", "toolbox"),)), stack) is job
+    with Undo() as undo:
+        assert limits.apply(job, JobSpec("k", "u", (ContainerSpec("build", "toolbox"),)), undo) is job
     assert capsys.readouterr().err == ""

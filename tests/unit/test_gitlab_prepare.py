@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from runner import config, errors, paths
 from runner.adapters.gitlab import payload, prepare
-from runner.job.prepare import Surroundings
+from runner.job.surroundings import Surroundings
 from runner.kernel import accounts, process
 from runner.model import ContainerSpec, JobSpec, Limits
 

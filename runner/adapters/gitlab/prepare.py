@@ -14,8 +14,8 @@ from runner.image import auth, pull
 from runner.job import health, state
 from runner.job import prepare as job_prepare
 from runner.job import services as job_services
-from runner.job.prepare import Surroundings
 from runner.job.state import JobState
+from runner.job.surroundings import Surroundings
 from runner.kernel import process
 from runner.model import ContainerSpec, Image, JobSpec, VolumeSpec
 

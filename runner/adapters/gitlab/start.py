@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from runner import config_cache, config_file, layout, paths
 from runner.adapters.gitlab import privileges
 from runner.errors import InfraError, UserError
-from runner.job.prepare import Surroundings
+from runner.job.surroundings import Surroundings
 
 
 def surroundings(environ: Mapping[str, str]) -> Surroundings:

@@ -1,0 +1,177 @@
+"""Filling a keeper: reap, slot, images, roots, network, limits, services.
+
+prepare starts the keeper and loads this file while another process makes it: importing all of this lasts half as long.
+"""
+
+from __future__ import annotations
+
+import time
+
+from runner import log, paths
+from runner.image import layers
+from runner.job import cleanup, furnish, gc, keeper, limits, services, state
+from runner.job.endpoint import JOB, Endpoint
+from runner.job.state import ContainerState, JobState
+from runner.kernel import files, locks, userns
+from runner.model import Volume, VolumeSpec
+from runner.sandbox import uplink
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from runner.job.keeper_start import Starting
+    from runner.job.surroundings import Surroundings
+    from runner.job.undo import Undo
+    from runner.model import BuildUser, ContainerSpec, IdMap, Image, JobSpec
+    from runner.sandbox import network
+
+    Fetch = Callable[[ContainerSpec], Image]
+
+
+def assemble(
+    spec: JobSpec,
+    around: Surroundings,
+    starting: Starting,
+    undo: Undo,
+    *,
+    user: BuildUser,
+    container_map: IdMap,
+    endpoint: Endpoint,
+    addresses: network.Addresses | None,
+    fetch: Fetch,
+    facts: dict[str, Any],
+) -> JobState:
+    """Make everything of a job but its keeper, and return its state; services have been started, not waited for.
+
+    `undo` learns what to take back. Raises RunnerErrors.
+    """
+    store = around.store
+    undo.add(lambda: cleanup.remove_files(store, spec.key, user, around.account))
+    gc.reap(store, around.account, but=spec.key)
+    current = _claim_slot(store, spec, user, facts)
+    images = _fetch_all(spec, fetch)
+    lowers = {
+        name: () if image.source == "toolbox" else tuple(layers.lower_directories(image, container_map, store=store))
+        for name, image in images.items()
+    }
+    current = current._replace(keeper=starting.ready())
+    undo.add(lambda: keeper.kill(current.keeper))
+    plan = _plan(spec, around, current, images=images, lowers=lowers, container_map=container_map, job=endpoint, addresses=addresses)
+    log.debug("furnishing")
+    users = keeper.call(current.keeper, lambda: furnish.run(plan))
+    current = limits.apply(_record(current, plan, users), spec, undo)
+    state.save(store, current)
+    for asked in spec.services:
+        services.start(current, asked.name, store=store)
+    return current
+
+
+def _claim_slot(store: paths.Store, spec: JobSpec, user: BuildUser, facts: dict[str, Any]) -> JobState:
+    """Choose the lowest slot of the build user that no live job has, and write that down before anybody else looks."""
+    with locks.hold(store.lock):
+        alive = [job for job, is_alive in state.every(store) if is_alive and job.key != spec.key]
+        taken = {job.slot for job in alive if job.build_user.name == user.name}
+        slot = next(number for number in range(len(taken) + 1) if number not in taken)
+        files.remove_tree(store.job_state(spec.key))
+        files.make_directory(store.job(spec.key))
+        claimed = JobState(
+            key=spec.key, build_user=user, slot=slot, shared_id=spec.shared_id, keeper=state.NO_KEEPER,
+            containers={}, facts=facts, cgroup="", created=time.time(), owner=spec.owner,
+        )  # fmt: skip
+        state.save(store, claimed)
+    for name in ("containers", *(("logs",) if spec.services else ())):  # "volumes" comes with the first one
+        files.make_directory(f"{store.job(spec.key)}/{name}")
+    return claimed
+
+
+def _fetch_all(spec: JobSpec, fetch: Fetch) -> dict[str, Image]:
+    """Fetch every container's image, each distinct wish once, in the order of the job."""
+    found: dict[tuple[object, ...], Image] = {}
+    images = {}
+    for asked in (*spec.services, *spec.containers):
+        wish = (asked.image, asked.pull_policy, asked.platform)
+        if wish not in found:
+            found[wish] = fetch(asked)
+        images[asked.name] = found[wish]
+    return images
+
+
+def _plan(
+    spec: JobSpec,
+    around: Surroundings,
+    current: JobState,
+    *,
+    images: dict[str, Image],
+    lowers: dict[str, tuple[str, ...]],
+    container_map: IdMap,
+    job: Endpoint,
+    addresses: network.Addresses | None,
+) -> furnish.Plan:
+    """Lay down, without doing it, what the job's namespaces will hold."""
+    endpoints = _endpoints(spec, job, addresses)
+    containers = []
+    for asked in (*spec.containers, *spec.services):
+        volumes = tuple(_volume(around.store, current, wish) for wish in asked.volumes)
+        containers.append(
+            furnish.Container(
+                asked=asked,
+                image=images[asked.name],
+                lowers=lowers[asked.name],
+                directory=around.store.container(spec.key, asked.name),
+                volumes=volumes,
+                made_volumes=tuple(v.source for v, wish in zip(volumes, asked.volumes, strict=True) if wish.kind != "bind"),
+                endpoint=endpoints[asked.name],
+            )
+        )
+    return furnish.Plan(
+        containers=tuple(containers),
+        endpoints=tuple(dict.fromkeys(endpoints.values())),
+        addresses=addresses,
+        mtu=around.mtu(),
+        resolv_conf=uplink.resolv_conf(addresses, around.settings.network.dns) if addresses else "",
+        extra_hosts=spec.extra_hosts,
+        inner_map=userns.relative(container_map, current.build_user.keeper_map(around.account)),
+        filters=around.store.seccomp,
+    )
+
+
+def _endpoints(spec: JobSpec, job: Endpoint, addresses: network.Addresses | None) -> dict[str, Endpoint]:
+    """Give the job's own containers one endpoint, since they run in turn, and every service one of its own."""
+    found = {container.name: job for container in spec.containers}
+    for index, service in enumerate(spec.services, start=1):
+        own = service.hostname or (service.aliases[0] if service.aliases else service.name)
+        ip = addresses.endpoint(index) if addresses else ""
+        found[service.name] = Endpoint(service.name, index, own, ip, tuple(dict.fromkeys((*service.aliases, own))))
+    return found
+
+
+def _volume(store: paths.Store, current: JobState, wish: VolumeSpec) -> Volume:
+    if wish.kind == "bind":
+        return Volume(wish.source, wish.target, wish.read_only)
+    if wish.kind == "job":
+        return Volume(store.job_volume(current.key, wish.source), wish.target, wish.read_only)
+    return Volume(store.build_user_volume(current.build_user.name, current.slot, wish.source), wish.target, wish.read_only)
+
+
+def _record(current: JobState, plan: furnish.Plan, users: dict[str, list[int]]) -> JobState:
+    containers = {}
+    for container in plan.containers:
+        entrypoint, command = furnish.entrypoint_and_command(container.asked, container.image.config)
+        containers[container.asked.name] = ContainerState(
+            name=container.asked.name,
+            is_service=container.endpoint.name != JOB,
+            endpoint=container.endpoint.name,
+            ip=container.endpoint.ip,
+            aliases=container.endpoint.names,
+            image=container.asked.image,
+            image_digest=container.image.digest,
+            exposed_ports=container.image.config.exposed_ports,
+            entrypoint=entrypoint,
+            command=command,
+            uid=users[container.asked.name][0],
+            gid=users[container.asked.name][1],
+            cgroup="",
+        )
+    return current._replace(containers=containers)

@@ -30,6 +30,7 @@ may be traversed by the containers' ids (the state directory may not), and hides
 
     RUN/
     ├── ns/{user,net-<name>,ipc-<name>,uts-<name>}  pinned namespaces
+    ├── uplink                      slirp4netns: its pid and start time; absent without a network
     ├── toolbox/                    the toolbox's own files
     ├── c/<name>/                   a container: base.json (its OCI spec), root/ (the mounted overlay), m<i> (volumes), etc/ (hosts, …)
     │   └── <step>/                 one process: bundle (config.json), pid, log
@@ -40,6 +41,7 @@ import os
 
 FORMAT = 1
 RUN = "/dev/shm"
+UPLINK = f"{RUN}/uplink"
 _PUNCTUATION = str.maketrans(dict.fromkeys("_.+-"))  # what a file name may have besides letters and digits
 
 
@@ -130,6 +132,11 @@ class Store:
     def build_user_volume(self, build_user: str, slot: int, name: str) -> str:
         """Name a volume that outlives jobs; one slot is used by one job at a time."""
         return f"{self.volumes}/{component(build_user)}/{slot}/{component(name)}"
+
+
+def namespace(kind: str, endpoint: str) -> str:
+    """Name the file, inside a job, that pins a namespace ("net", "ipc", "uts") of an endpoint; "user" belongs to all of them."""
+    return f"{RUN}/ns/{kind}" if kind == "user" else f"{RUN}/ns/{kind}-{endpoint}"
 
 
 def component(name: str) -> str:

@@ -60,7 +60,13 @@ def assemble(
     undo.add(lambda: keeper.kill(current.keeper))
     plan = _plan(spec, around, current, images=images, lowers=lowers, container_map=container_map, job=endpoint, addresses=addresses)
     log.debug("furnishing")
-    users = keeper.call(current.keeper, lambda: furnish.run(plan))
+    if spec.services:
+        starting.online()  # their endpoints need the bridge
+    try:
+        users = keeper.call(current.keeper, lambda: furnish.run(plan))
+    finally:
+        if not spec.services:
+            starting.online()  # if not, the keeper has ended under us, and this says why
     current = limits.apply(_record(current, plan, users), spec, undo)
     state.save(store, current)
     for asked in spec.services:

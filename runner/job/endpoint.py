@@ -11,10 +11,12 @@ from runner.sandbox import network
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from runner.model import IdMap
 
 JOB = "job"  # the one of the job's own containers
-_USER = f"{paths.RUN}/ns/user"
+_USER = paths.namespace("user", "")
 
 
 class Endpoint(NamedTuple):
@@ -27,19 +29,14 @@ class Endpoint(NamedTuple):
     names: tuple[str, ...]  # in every /etc/hosts
 
 
-def namespace(kind: str, endpoint: str) -> str:
-    """Name the file that pins a namespace ("net", "ipc", "uts")."""
-    return f"{paths.RUN}/ns/{kind}-{endpoint}"
-
-
 class Inhabitant:
     """A child that makes an endpoint and configures its end of the wire, while other things go on here.
 
     `pin`, `configure` and `finish` follow in this order. Of the job's own endpoint it also makes the user namespace, with `id_map`.
     """
 
-    def __init__(self, endpoint: Endpoint, addresses: network.Addresses | None, id_map: IdMap | None = None) -> None:
-        """Fork it; it begins with the namespaces. `id_map` maps to the ids of here."""
+    def __init__(self, endpoint: Endpoint, commands: Sequence[str], id_map: IdMap | None = None) -> None:
+        """Fork it; it begins with the namespaces. `commands` of ip(8) configure its end; `id_map` maps to the ids of here."""
         self._name, self._makes_user = endpoint.name, id_map is not None
         self._ready, ready_w = os.pipe()
         go_r, self._go = os.pipe()
@@ -47,7 +44,7 @@ class Inhabitant:
         self.pid = os.fork()
         if self.pid == 0:
             process.close_others(keep=(0, 1, 2, ready_w, go_r, answer_w))
-            process.answer_and_exit(answer_w, lambda: _inhabit(endpoint, addresses, ready_w, go_r, new_user=id_map is not None))
+            process.answer_and_exit(answer_w, lambda: _inhabit(endpoint, commands, ready_w, go_r, new_user=id_map is not None))
         for fd in (ready_w, go_r, answer_w):
             os.close(fd)
         if id_map:
@@ -65,7 +62,7 @@ class Inhabitant:
         if self._makes_user:
             _pin(f"/proc/{self.pid}/ns/user", _USER)
         for kind in ("net", "ipc", "uts"):
-            _pin(f"/proc/{self.pid}/ns/{kind}", namespace(kind, self._name))
+            _pin(f"/proc/{self.pid}/ns/{kind}", paths.namespace(kind, self._name))
 
     def configure(self) -> None:
         """Let it configure its end of the wire: ours is there."""
@@ -76,7 +73,7 @@ class Inhabitant:
         process.receive(self.pid, self._answer)
 
 
-def _inhabit(endpoint: Endpoint, addresses: network.Addresses | None, ready: int, go: int, *, new_user: bool) -> None:
+def _inhabit(endpoint: Endpoint, commands: Sequence[str], ready: int, go: int, *, new_user: bool) -> None:
     if new_user:
         syscalls.unshare(syscalls.CLONE_NEWUSER)
         syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)  # else its /proc/<pid>/ns is closed to the parent
@@ -96,7 +93,7 @@ def _inhabit(endpoint: Endpoint, addresses: network.Addresses | None, ready: int
     for name, value in network.ENDPOINT_SYSCTLS:
         with open(f"/proc/sys/{name}", "w", encoding="utf-8") as file:
             file.write(value)
-    netlink.finish_ip(ip, network.endpoint_commands(addresses, endpoint.number) if addresses else ["link set lo up"])
+    netlink.finish_ip(ip, commands)
 
 
 def _pin(namespace: str, path: str) -> None:

@@ -6,7 +6,7 @@ import os
 from binascii import b2a_base64
 
 from runner import errors, paths
-from runner.job.endpoint import JOB, Endpoint, Inhabitant, namespace
+from runner.job.endpoint import JOB, Endpoint, Inhabitant
 from runner.kernel import files, netlink
 from runner.model import ContainerSpec, IdMap, Image, ImageConfig, Step, Volume
 from runner.record import NamedTuple
@@ -53,7 +53,7 @@ def run(plan: Plan) -> dict[str, list[int]]:
     """
     owner = (rootfs.owner_of_root(plan.inner_map.uids), rootfs.owner_of_root(plan.inner_map.gids))
     services = [endpoint for endpoint in plan.endpoints if endpoint.name != JOB]  # that one came with the keeper
-    inhabitants = [Inhabitant(endpoint, plan.addresses) for endpoint in services]
+    inhabitants = [Inhabitant(endpoint, network.endpoint_commands(plan.addresses, endpoint.number)) for endpoint in services]
     ip = netlink.start_ip() if plan.addresses and services else None
     for path in dict.fromkeys(path for container in plan.containers for path in container.made_volumes):
         make_volume(path, owner=owner)
@@ -111,7 +111,7 @@ def _write_spec(plan: Plan, container: Container, *, step: Step, volumes: list[V
     home = bundle(container.asked.name)
     allowed = capabilities.DEFAULT
     cached = f"{plan.filters}/{seccomp.compiled_name(allowed, crun=crun.program())}.bpf"
-    pinned = {kind: namespace(short, container.endpoint.name) for kind, short in (("network", "net"), ("ipc", "ipc"), ("uts", "uts"))}
+    pinned = {kind: paths.namespace(short, container.endpoint.name) for kind, short in (("network", "net"), ("ipc", "ipc"), ("uts", "uts"))}
 
     def build(profile: dict[str, Any], program: str = "", *, joined: Mapping[str, str] = pinned) -> dict[str, Any]:
         return spec.build(

@@ -17,6 +17,7 @@ from runner.sandbox import network, uplink
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import NoReturn
 
     from runner.model import IdMap
@@ -36,18 +37,26 @@ class Request(NamedTuple):
 class Starting:
     """A keeper that is being made, and the pipe that keeps it alive until `commit`."""
 
-    def __init__(self, child: int, answer: int, lifeline: int) -> None:
+    def __init__(self, child: int, answer: int, online: int, lifeline: int) -> None:
         self._child = child
-        self._answer = answer
+        self._answer, self._online = answer, online
         self._lifeline = lifeline
 
     def ready(self) -> Keeper:
-        """Wait until the namespaces and the router stand. Raises InfraError with what failed. Call once."""
+        """Wait until the namespaces are there. Raises InfraError with what failed. Call once, and then `online`."""
         try:
             pid = process.receive(self._child, self._answer)
         except OSError as e:
             raise errors.InfraError(f"cannot start a keeper: {e.strerror or e}", _hint(e)) from e
         return Keeper(pid, process.start_time(pid), boot_id())
+
+    def online(self) -> None:
+        """Wait until the router stands and the network has its way out. Raises InfraError with what failed. Call once."""
+        with open(self._online, "rb") as file:
+            words = file.read()
+        if words != b"ok":
+            error = OSError(5, words.decode(errors="replace") or "it ended while it was being made")
+            raise errors.InfraError(f"cannot start a keeper: {error.strerror}", _hint(error))
 
     def commit(self) -> None:
         """Let the keeper outlive this process."""
@@ -65,30 +74,31 @@ def start(request: Request) -> Starting:
     """Start a keeper; returns at once, `Starting.ready` waits for it. The caller must be single-threaded."""
     lifeline_r, lifeline_w = os.pipe()
     answer_r, answer_w = os.pipe()
+    online_r, online_w = os.pipe()
     child = os.fork()
     if child == 0:
-        os.close(lifeline_w)
-        os.close(answer_r)
-        _outer(request, lifeline_r, answer_w)
-    os.close(lifeline_r)
-    os.close(answer_w)
-    return Starting(child, answer_r, lifeline_w)
+        for fd in (lifeline_w, answer_r, online_r):
+            os.close(fd)
+        _outer(request, lifeline_r, answer_w, online_w)
+    for fd in (lifeline_r, answer_w, online_w):
+        os.close(fd)
+    return Starting(child, answer_r, online_r, lifeline_w)
 
 
-def _outer(request: Request, lifeline: int, answer: int) -> NoReturn:
+def _outer(request: Request, lifeline: int, answer: int, online: int) -> NoReturn:
     """Make the namespaces, fork the keeper into them, tell its pid once it is ready, and end."""
 
     def make() -> int:
-        _leave_caller(keep=(lifeline, answer))
+        _leave_caller(keep=(lifeline, answer, online))
         ready_r, ready_w = os.pipe()
         userns.enter(request.keeper_map, NAMESPACES)
         pid = os.fork()
         if pid == 0:
             os.close(answer)
             os.close(ready_r)
-            _inner(request, lifeline, ready_w)
-        os.close(ready_w)
-        os.close(lifeline)
+            _inner(request, lifeline, ready_w, online)
+        for fd in (ready_w, lifeline, online):
+            os.close(fd)
         with open(ready_r, "rb") as file:
             words = file.read()
         if words != b"ok":
@@ -113,14 +123,19 @@ def _leave_caller(*, keep: tuple[int, ...]) -> None:
     signals.pthread_sigmask(signals.SIG_SETMASK, ())
 
 
-def _inner(request: Request, lifeline: int, ready: int) -> NoReturn:
+def _inner(request: Request, lifeline: int, ready: int, online: int) -> NoReturn:
+    listener = ready
     try:
-        _furnish(request)
+        connect = _furnish(request)
         os.write(ready, b"ok")
+        os.close(ready)
+        listener = online
+        connect()
+        os.write(online, b"ok")
+        os.close(online)
     except BaseException as e:  # the last word of this process: whatever it is must reach the caller
-        os.write(ready, (getattr(e, "strerror", None) or str(e) or type(e).__name__).encode())
+        os.write(listener, (getattr(e, "strerror", None) or str(e) or type(e).__name__).encode())
         os._exit(1)
-    os.close(ready)
     signals.signal(signals.SIGCHLD, signals.SIG_IGN)  # survives exec: the kernel reaps orphans by itself
     if os.read(lifeline, 1) != b"c":
         os._exit(0)
@@ -128,8 +143,11 @@ def _inner(request: Request, lifeline: int, ready: int) -> NoReturn:
     os.execve("/usr/bin/sleep", argv(request.name), {})
 
 
-def _furnish(request: Request) -> None:
-    """Mount what the job's programs need, build the router, and make the endpoint of the job's own containers."""
+def _furnish(request: Request) -> Callable[[], None]:
+    """Mount what the job's programs need, and make the router and the endpoint of the job's own containers.
+
+    Returns what is left to be done: to give them their network, while others go on with what needs only namespaces.
+    """
     syscalls.mount("none", "/", "", syscalls.MS_REC | syscalls.MS_PRIVATE)
     flags = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
     syscalls.mount("proc", "/proc", "proc", flags)
@@ -139,27 +157,28 @@ def _furnish(request: Request) -> None:
     syscalls.mount("tmpfs", paths.RUN, "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, "mode=755")
     for name in ("ns", "c"):
         os.mkdir(f"{paths.RUN}/{name}", 0o755)
-    inner = userns.relative(request.container_map, request.keeper_map)
-    slirp = _fork_uplink(request.addresses, mtu=request.mtu) if request.addresses else None
+    addresses = request.addresses
+    slirp = _fork_uplink(addresses, mtu=request.mtu) if addresses else None
     syscalls.unshare(syscalls.CLONE_NEWNET)
-    if slirp and request.addresses:
-        slirp.release()
-        nft, ip = netlink.start_nft(network.router_rules(uplink.DEVICE)), netlink.start_ip()
-        inhabitant = Inhabitant(request.endpoint, request.addresses, inner)
-        inhabitant.pin()
-        wire = network.attach_command(request.endpoint.number, pid=inhabitant.pid, mtu=request.mtu)
-        netlink.finish_ip(ip, [*network.router_commands(request.addresses, mtu=request.mtu), wire])
-        inhabitant.configure()
-        nft.finish()
-        with open("/proc/sys/net/ipv4/ip_forward", "w", encoding="utf-8") as file:
-            file.write("1")
-        inhabitant.finish()
-        slirp.wait()
-    else:
-        inhabitant = Inhabitant(request.endpoint, None, inner)
-        inhabitant.pin()
+    nft, ip = (netlink.start_nft(network.router_rules(uplink.DEVICE)), netlink.start_ip()) if addresses else (None, None)
+    commands = network.endpoint_commands(addresses, request.endpoint.number)
+    inhabitant = Inhabitant(request.endpoint, commands, userns.relative(request.container_map, request.keeper_map))
+    inhabitant.pin()
+
+    def connect() -> None:
+        if addresses and slirp and nft and ip:
+            slirp.release()
+            wire = network.attach_command(request.endpoint.number, pid=inhabitant.pid, mtu=request.mtu)
+            netlink.finish_ip(ip, [*network.router_commands(addresses, mtu=request.mtu), wire])
+            nft.finish()
+            with open("/proc/sys/net/ipv4/ip_forward", "w", encoding="utf-8") as file:
+                file.write("1")
         inhabitant.configure()
         inhabitant.finish()
+        if slirp:
+            slirp.wait()
+
+    return connect
 
 
 class _Uplink:
@@ -169,7 +188,7 @@ class _Uplink:
         self._go, self._ready = go, ready
 
     def release(self) -> None:
-        """Start it: the keeper's own network namespace exists now."""
+        """Start it: the network namespace that it connects exists now."""
         os.write(self._go, b"x")
         os.close(self._go)
 
@@ -184,19 +203,21 @@ def _fork_uplink(addresses: network.Addresses, *, mtu: int) -> _Uplink:
     wait, go = os.pipe()
     ready_r, ready_w = os.pipe()
     path = process.find("slirp4netns")
-    pid = os.getpid()
-    if os.fork() == 0:
+    own = os.getpid()
+    pid = os.fork()
+    if pid == 0:
         try:
             os.close(go)
-            if not os.read(wait, 1):
-                os._exit(0)
-            os.set_inheritable(ready_w, True)
-            argv = uplink.slirp_argv(pid=pid, mtu=mtu, addresses=addresses, ready_fd=ready_w)
-            os.execve(path, argv, process.minimal_env())
+            if os.read(wait, 1):
+                os.set_inheritable(ready_w, True)
+                argv = uplink.slirp_argv(pid=own, mtu=mtu, addresses=addresses, ready_fd=ready_w)
+                os.execve(path, argv, process.minimal_env())
         finally:
             os._exit(127)
     os.close(wait)
     os.close(ready_w)
+    with open(paths.UPLINK, "w", encoding="utf-8") as file:
+        file.write(f"{pid} {process.start_time(pid)}")
     return _Uplink(go, ready_r)
 
 

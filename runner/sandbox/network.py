@@ -2,6 +2,9 @@
 
     container eth0 ── veth ── br0 ── NAT ── tap0 ── slirp4netns ── the host's network
 
+Every job has a router, also that of a single container: with CAP_NET_RAW a container writes what it likes to its own device, past all
+routes and filters of its own namespace, and slirp4netns itself refuses no address.
+
 Plans are pure lists of ip(8) commands and nftables rules; short functions run them where the caller already is.
 """
 
@@ -76,8 +79,10 @@ def attach_command(index: int, *, pid: int, mtu: int) -> str:
     return f"link add v{index} mtu {mtu} master {BRIDGE} up type veth peer name eth0 mtu {mtu} netns {pid}"
 
 
-def endpoint_commands(plan: Addresses, index: int) -> list[str]:
-    """Return the commands, for the endpoint itself, that configure eth0."""
+def endpoint_commands(plan: Addresses | None, index: int) -> list[str]:
+    """Return the commands, for the endpoint itself, that configure eth0; without a network there is only loopback."""
+    if not plan:
+        return ["link set lo up"]
     return [
         "link set lo up",
         f"addr add {plan.endpoint(index)}/24 dev eth0",

@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 
 from runner import paths
-from runner.kernel import netlink, process, syscalls, userns
+from runner.kernel import process, syscalls, userns
 from runner.record import NamedTuple
 from runner.sandbox import network
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from runner.model import IdMap
 
 JOB = "job"  # the one of the job's own containers
@@ -35,8 +33,8 @@ class Inhabitant:
     `pin`, `configure` and `finish` follow in this order. Of the job's own endpoint it also makes the user namespace, with `id_map`.
     """
 
-    def __init__(self, endpoint: Endpoint, commands: Sequence[str], id_map: IdMap | None = None) -> None:
-        """Fork it; it begins with the namespaces. `commands` of ip(8) configure its end; `id_map` maps to the ids of here."""
+    def __init__(self, endpoint: Endpoint, addresses: network.Addresses | None, id_map: IdMap | None = None) -> None:
+        """Fork it; it begins with the namespaces. `id_map` maps to the ids of here."""
         self._name, self._makes_user = endpoint.name, id_map is not None
         self._ready, ready_w = os.pipe()
         go_r, self._go = os.pipe()
@@ -44,7 +42,7 @@ class Inhabitant:
         self.pid = os.fork()
         if self.pid == 0:
             process.close_others(keep=(0, 1, 2, ready_w, go_r, answer_w))
-            process.answer_and_exit(answer_w, lambda: _inhabit(endpoint, commands, ready_w, go_r, new_user=id_map is not None))
+            process.answer_and_exit(answer_w, lambda: _inhabit(endpoint, addresses, ready_w, go_r, new_user=id_map is not None))
         for fd in (ready_w, go_r, answer_w):
             os.close(fd)
         if id_map:
@@ -73,7 +71,7 @@ class Inhabitant:
         process.receive(self.pid, self._answer)
 
 
-def _inhabit(endpoint: Endpoint, commands: Sequence[str], ready: int, go: int, *, new_user: bool) -> None:
+def _inhabit(endpoint: Endpoint, addresses: network.Addresses | None, ready: int, go: int, *, new_user: bool) -> None:
     if new_user:
         syscalls.unshare(syscalls.CLONE_NEWUSER)
         syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)  # else its /proc/<pid>/ns is closed to the parent
@@ -86,14 +84,13 @@ def _inhabit(endpoint: Endpoint, commands: Sequence[str], ready: int, go: int, *
     userns.become_root()
     syscalls.unshare(syscalls.CLONE_NEWNET | syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWUTS)
     syscalls.sethostname(endpoint.hostname)
-    ip = netlink.start_ip()
     os.write(ready, b"x")
     if not os.read(go, 1):
         return  # the other side failed and says so itself
     for name, value in network.ENDPOINT_SYSCTLS:
         with open(f"/proc/sys/{name}", "w", encoding="utf-8") as file:
             file.write(value)
-    netlink.finish_ip(ip, commands)
+    network.configure_endpoint(addresses, endpoint.number)
 
 
 def _pin(namespace: str, path: str) -> None:

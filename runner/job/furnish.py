@@ -53,7 +53,7 @@ def run(plan: Plan) -> dict[str, list[int]]:
     """
     owner = (rootfs.owner_of_root(plan.inner_map.uids), rootfs.owner_of_root(plan.inner_map.gids))
     services = [endpoint for endpoint in plan.endpoints if endpoint.name != JOB]  # that one came with the keeper
-    inhabitants = [Inhabitant(endpoint, network.endpoint_commands(plan.addresses, endpoint.number)) for endpoint in services]
+    inhabitants = [Inhabitant(endpoint, plan.addresses) for endpoint in services]
     ip = netlink.start_ip() if plan.addresses and services else None
     for path in dict.fromkeys(path for container in plan.containers for path in container.made_volumes):
         make_volume(path, owner=owner)

@@ -160,13 +160,12 @@ def _furnish(request: Request) -> Callable[[], None]:
     addresses = request.addresses
     slirp = _fork_uplink(addresses, mtu=request.mtu) if addresses else None
     syscalls.unshare(syscalls.CLONE_NEWNET)
-    nft, ip = (netlink.start_nft(network.router_rules(uplink.DEVICE)), netlink.start_ip()) if addresses else (None, None)
-    commands = network.endpoint_commands(addresses, request.endpoint.number)
-    inhabitant = Inhabitant(request.endpoint, commands, userns.relative(request.container_map, request.keeper_map))
+    inhabitant = Inhabitant(request.endpoint, addresses, userns.relative(request.container_map, request.keeper_map))
     inhabitant.pin()
 
     def connect() -> None:
-        if addresses and slirp and nft and ip:
+        if addresses and slirp:
+            nft, ip = netlink.start_nft(network.router_rules(uplink.DEVICE)), netlink.start_ip()
             slirp.release()
             wire = network.attach_command(request.endpoint.number, pid=inhabitant.pid, mtu=request.mtu)
             netlink.finish_ip(ip, [*network.router_commands(addresses, mtu=request.mtu), wire])

@@ -20,6 +20,7 @@ RESOLVE_NO_XDEV, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH, RE
 _SYS_OPENAT2 = 437  # the same number on every architecture: the call is younger than the unified table
 _SYS_CLOSE_RANGE = 436
 CLOSE_RANGE_CLOEXEC = 4
+_SOCK_DGRAM = 2
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -58,6 +59,11 @@ def umount2(target: str, flags: int = 0) -> None:
 def prctl(option: int, value: int) -> None:
     """prctl(2) for options with one integer."""
     _check(_libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0), "prctl")
+
+
+def socket(family: int) -> int:
+    """socket(2) for datagrams, the kind that ioctl(2) of netdevice(7) wants; returns the descriptor."""
+    return _check(_libc.socket(family, _SOCK_DGRAM | os.O_CLOEXEC, 0), "socket")
 
 
 def sethostname(name: str) -> None:

@@ -5,14 +5,17 @@
 Every job has a router, also that of a single container: with CAP_NET_RAW a container writes what it likes to its own device, past all
 routes and filters of its own namespace, and slirp4netns itself refuses no address.
 
-Plans are pure lists of ip(8) commands and nftables rules; short functions run them where the caller already is.
+The router is planned as pure lists of ip(8) commands and nftables rules.
 """
 
+from __future__ import annotations
+
+from runner.kernel import netdevice
 from runner.record import NamedTuple
 
 BRIDGE = "br0"
 # Cloud metadata services hand out credentials of the machine. IPv6 has no route out at all, the rule is for the day when it has.
-_REFUSED_IPV4 = "169.254.0.0/16"
+_REFUSED_IPV4, _REFUSED_ROUTE = "169.254.0.0/16", ("169.254.0.0", "255.255.0.0")
 _REFUSED_IPV6 = "{ fd00:ec2::254/128, fe80::/10 }"
 
 
@@ -79,17 +82,14 @@ def attach_command(index: int, *, pid: int, mtu: int) -> str:
     return f"link add v{index} mtu {mtu} master {BRIDGE} up type veth peer name eth0 mtu {mtu} netns {pid}"
 
 
-def endpoint_commands(plan: Addresses | None, index: int) -> list[str]:
-    """Return the commands, for the endpoint itself, that configure eth0; without a network there is only loopback."""
-    if not plan:
-        return ["link set lo up"]
-    return [
-        "link set lo up",
-        f"addr add {plan.endpoint(index)}/24 dev eth0",
-        "link set eth0 up",
-        f"route add default via {plan.bridge}",
-        f"route add prohibit {_REFUSED_IPV4}",
-    ]
+def configure_endpoint(plan: Addresses | None, index: int) -> None:
+    """Configure, from within the endpoint itself, loopback and eth0; without a network there is only loopback."""
+    netdevice.set_up("lo")
+    if plan:
+        netdevice.set_address("eth0", plan.endpoint(index), "255.255.255.0")
+        netdevice.set_up("eth0")
+        netdevice.add_default_route(plan.bridge)
+        netdevice.add_reject_route(*_REFUSED_ROUTE)
 
 
 ENDPOINT_SYSCTLS = (

@@ -1,0 +1,61 @@
+"""Addresses and routes of this network namespace by netdevice(7): a few requests that are too simple for starting a program."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import struct
+
+from runner.kernel import syscalls
+
+_SIOCADDRT, _SIOCSIFADDR, _SIOCSIFNETMASK, _SIOCGIFFLAGS, _SIOCSIFFLAGS = 0x890B, 0x8916, 0x891C, 0x8913, 0x8914  # linux/sockios.h
+_IFF_UP = 1
+_RTF_UP, _RTF_GATEWAY, _RTF_REJECT = 1, 2, 0x200  # linux/route.h
+_AF_INET = 2
+
+
+def _sockaddr(address: str) -> bytes:
+    return struct.pack("=HH4s8x", _AF_INET, 0, bytes(int(octet) for octet in address.split(".")))
+
+
+def _request(number: int, argument: bytes) -> bytes:
+    fd = syscalls.socket(_AF_INET)
+    try:
+        return fcntl.ioctl(fd, number, argument)
+    finally:
+        os.close(fd)
+
+
+def _ifreq(device: str, value: bytes) -> bytes:
+    if len(device) > 15:
+        raise OSError(errno.ENODEV, os.strerror(errno.ENODEV), device)
+    return struct.pack("16s24s", device.encode(), value)
+
+
+def set_up(device: str) -> None:
+    """Activate a device."""
+    (flags,) = struct.unpack_from("=H", _request(_SIOCGIFFLAGS, _ifreq(device, b"")), 16)
+    _request(_SIOCSIFFLAGS, _ifreq(device, struct.pack("=H", flags | _IFF_UP)))
+
+
+def set_address(device: str, address: str, netmask: str) -> None:
+    """Give a device its IPv4 address."""
+    _request(_SIOCSIFADDR, _ifreq(device, _sockaddr(address)))
+    _request(_SIOCSIFNETMASK, _ifreq(device, _sockaddr(netmask)))
+
+
+def add_default_route(gateway: str) -> None:
+    """Send everything that is not near to a gateway."""
+    _add_route("0.0.0.0", "0.0.0.0", gateway, _RTF_UP | _RTF_GATEWAY)
+
+
+def add_reject_route(network: str, netmask: str) -> None:
+    """Refuse everything to a network."""
+    _add_route(network, netmask, "0.0.0.0", _RTF_UP | _RTF_REJECT)
+
+
+def _add_route(network: str, netmask: str, gateway: str, flags: int) -> None:
+    # struct rtentry of 64-bit Linux: rt_pad1, rt_dst, rt_gateway, rt_genmask, rt_flags, and 64 bytes that stay 0
+    entry = struct.pack("=Q16s16s16sH62x", 0, _sockaddr(network), _sockaddr(gateway), _sockaddr(netmask), flags)
+    _request(_SIOCADDRT, entry)

@@ -54,16 +54,14 @@ def main(program: str, output: Path, rounds: int) -> int:
         directory.mkdir(mode=0o755)
         stack.callback(shutil.rmtree, directory, ignore_errors=True)
         layout = directory / "image"
-        config = directory / "config.yaml"
-        config.write_text(f"images: {{allowed: ['oci:{directory}/**']}}\n")
-        os.environ["DOCKLESS_CONFIG"] = str(config)
         images.write_oci_layout(layout, images.build_image([images.busybox_layer()]), "bench")
         image = f"oci:{layout}:bench"
         podman = stack.enter_context(Podman(directory))
         podman.run("pull", "--quiet", image)
         podman.start(podman.image_id())
         timed([program, "pull", image], os.environ)
-        results = [measure(pair, rounds) for pair in (_run_pair(program, image, podman), _step_pair(program, image, podman, stack))]
+        pairs = _run_pair(program, image, podman), _step_pair(program, image, podman, directory, stack)
+        results = [measure(pair, rounds) for pair in pairs]
         write(results, rounds, podman.version(), output)
     return 0 if all(result.ratio <= result.pair.target for result in results) else 1
 
@@ -79,8 +77,10 @@ def _run_pair(program: str, image: str, podman: Podman) -> Pair:
     )
 
 
-def _step_pair(program: str, image: str, podman: Podman, stack: ExitStack) -> Pair:
-    driver = {verb: [program, "gitlab", verb] for verb in ("config", "prepare", "run", "cleanup")}
+def _step_pair(program: str, image: str, podman: Podman, directory: Path, stack: ExitStack) -> Pair:
+    config = directory / "config.yaml"
+    config.write_text(f"images: {{allowed: ['oci:{directory}/**']}}\n")
+    driver = {verb: [program, "--config", str(config), "gitlab", verb] for verb in ("config", "prepare", "run", "cleanup")}
     payload = job_payload(image={"name": image}, variables={"GIT_STRATEGY": "none"})
     attempt = Replay(driver, payload, env=dict(os.environ)).attempt()
     stack.callback(attempt.cleanup)
@@ -89,7 +89,7 @@ def _step_pair(program: str, image: str, podman: Podman, stack: ExitStack) -> Pa
         raise SystemExit(bytes(attempt.build.log).decode(errors="replace"))
     script = Path(attempt.temp_dir) / "true.sh"
     script.write_text(attempt.script("build_script", ["true"]))
-    ours, env = [program, "gitlab", "run", str(script), "build_script"], attempt.environment()
+    ours, env = [*driver["run"], str(script), "build_script"], attempt.environment()
     return Pair(
         "step_vs_podman_exec",
         "`dockless gitlab run SCRIPT build_script`, the script being `true` / `podman exec CONTAINER true`",

@@ -147,7 +147,8 @@ def _start(bundle: str, step_id: str, request: Request, cgroup: _Cgroup) -> int:
     """Fork the process that becomes crun, in the job's PID namespace; returns its pid, or that of its guard."""
     path = crun.program()
     argv = crun.run_argv(bundle, step_id)
-    log.debug(f"+ {process.display(argv)}")
+    if log.is_debug():
+        log.debug(f"+ {process.display(argv)}")
     if request.guarded:
         return guard.start(lambda: _become_crun(path, argv, request, cgroup))
     pid = os.fork()

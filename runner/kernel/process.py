@@ -133,7 +133,8 @@ def start(
     """
     path = find(argv[0])
     syscalls.close_range(3, flags=syscalls.CLOSE_RANGE_CLOEXEC)  # what whoever started us left open is not for others
-    log.debug(f"+ {display(argv)}")
+    if log.is_debug():
+        log.debug(f"+ {display(argv)}")
     stdin_r, stdin_w = os.pipe()
     out_r, out_w = os.pipe()
     err_r, err_w = os.pipe()
@@ -195,7 +196,8 @@ def run_leaving_children(argv: Sequence[str], *, output: int = -1) -> int:
     """
     path = find(argv[0])
     syscalls.close_range(3, flags=syscalls.CLOSE_RANGE_CLOEXEC)  # what whoever started us left open is not for others
-    log.debug(f"+ {display(argv)}")
+    if log.is_debug():
+        log.debug(f"+ {display(argv)}")
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     out = output if output >= 0 else null
     try:

@@ -158,3 +158,9 @@ def test_files_that_a_document_names_are_there(document: Path) -> None:
     named = [document.parent / target for target in re.findall(r"\]\(([^)#]+)\)", text)]
     named += [TREE / path for path in re.findall(r"`((?:ci-templates|docs|runner)/[^` ]+)`", text)]
     assert [str(path) for path in named if not path.exists()] == []
+
+
+def test_table_of_the_readme_is_that_of_the_last_benchmark() -> None:
+    rows = [line for line in (TREE / "benchmarks/RESULTS.md").read_text().splitlines() if line.startswith("|")]
+    assert len(rows) > 2
+    assert "\n".join(rows) in (TREE / "README.md").read_text()

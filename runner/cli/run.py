@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from runner import log
 from runner.cli import run_options, surroundings
 from runner.job import oneoff
 
@@ -13,4 +14,7 @@ if TYPE_CHECKING:
 def main(arguments: list[str], environ: Mapping[str, str]) -> int:
     """Run one container in the foreground and return its exit code. Raises RunnerErrors for what is not its doing."""
     request = run_options.parse(arguments, environ)
-    return oneoff.run(request, surroundings.open_all(environ)).exit_code
+    outcome = oneoff.run(request, surroundings.open_all(environ))
+    if outcome.oom_killed:
+        log.fail("the memory limit was reached and a process of the container was killed (OOM)", "--memory sets it")
+    return outcome.exit_code

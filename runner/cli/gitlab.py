@@ -52,4 +52,4 @@ def register_snippet() -> int:
     """Print the entry for the runner's config.toml."""
     from runner.adapters.gitlab import snippet
 
-    return snippet.main(os.path.realpath(sys.argv[0]), os.environ)
+    return snippet.main(os.path.abspath(sys.argv[0]), os.environ)

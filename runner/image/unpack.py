@@ -238,12 +238,17 @@ class Tree:
             if not self._is_beneath_opaque(path):
                 continue
             parent_path, _, name = path.rpartition(b"/")
-            parent = self._open_parent(parent_path)
+            try:
+                parent = self._open_directory(parent_path)
+            except (FileNotFoundError, NotADirectoryError):
+                continue  # a later member replaced the directory, and stays
             try:
                 if stat.S_ISCHR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
                     os.unlink(name, dir_fd=parent)
             except FileNotFoundError:
-                pass  # what held it was replaced
+                pass  # a later member replaced the directory by another one
+            finally:
+                os.close(parent)
 
     def _is_beneath_opaque(self, path: bytes) -> bool:
         parents = path.split(b"/")[:-1]

@@ -178,3 +178,9 @@ def test_opaque_root_hides_everything_below_it(tmp_path: Path) -> None:
     assert set(found) == {"", "d", "d/new", "both"}
     assert (found["both"].text, found["d"].mode) == ("new", 0o755)
     assert "" in implicit[1]  # it depends on what is below, and must not be shared
+
+
+def test_file_that_replaces_what_held_a_whiteout_stays(tmp_path: Path) -> None:
+    below = [directory("a/b"), file("a/b/c")]
+    found, _ = stack(tmp_path, below, [directory("a"), file(f"a/{OPQ}"), file("a/b/.wh.c"), file("a/b", b"new")])
+    assert (found["a/b"].kind, found["a/b"].text) == ("file", "new")

@@ -26,7 +26,7 @@ def main() -> None:
         sys.stdout.flush()
         sys.stderr.flush()
     except OSError:
-        pass  # `run` has told it already
+        pass  # nobody is left who could be told: `run` has tried
     os._exit(code)
 
 

@@ -1,6 +1,12 @@
 """The nouns that cross layers: immutable, without I/O, cheap to import (the hot path loads this file)."""
 
+from __future__ import annotations
+
 from runner.record import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 IDS_PER_BUILD_USER = 65536
 
@@ -93,6 +99,23 @@ class IdMap(NamedTuple):
     gids: tuple[Extent, ...]
 
 
+def beside(own: int, extents: Iterable[Extent]) -> tuple[Extent, ...]:
+    """Map 0 to the outside id `own`, and 1… to the outside ids of `extents` but that one; neighbours become one extent.
+
+    The kernel takes 340 extents at most.
+    """
+    found = [Extent(0, own, 1)]
+    for extent in extents:
+        last = found[-1]
+        if extent.outside == own:
+            continue
+        if last.outside + last.count == extent.outside:
+            found[-1] = last._replace(count=last.count + extent.count)
+        else:
+            found.append(Extent(last.inside + last.count, extent.outside, extent.count))
+    return tuple(found)
+
+
 class Account(NamedTuple):
     """The unprivileged Unix account that everything runs as."""
 
@@ -119,10 +142,8 @@ class BuildUser(NamedTuple):
 
     def keeper_map(self, account: Account) -> IdMap:
         """Map 0 to the account and 1…65536 to the slice: what may manage files of both."""
-        return IdMap(
-            (Extent(0, account.uid, 1), Extent(1, self.uid_start, IDS_PER_BUILD_USER)),
-            (Extent(0, account.gid, 1), Extent(1, self.gid_start, IDS_PER_BUILD_USER)),
-        )
+        isolated = self.isolated_map()
+        return IdMap(beside(account.uid, isolated.uids), beside(account.gid, isolated.gids))
 
     def shared_map(self, account: Account, *, container_id: int) -> IdMap:
         """Map the one container id `container_id` (0…65535, else ValueError) to the account and all others to the slice."""

@@ -42,6 +42,7 @@ import os
 FORMAT = 1
 RUN = "/dev/shm"
 UPLINK = f"{RUN}/uplink"
+USER_NAMESPACE = f"{RUN}/ns/user"
 _PUNCTUATION = str.maketrans(dict.fromkeys("_.+-"))  # what a file name may have besides letters and digits
 
 
@@ -135,8 +136,8 @@ class Store:
 
 
 def namespace(kind: str, endpoint: str) -> str:
-    """Name the file, inside a job, that pins a namespace ("net", "ipc", "uts") of an endpoint; "user" belongs to all of them."""
-    return f"{RUN}/ns/{kind}" if kind == "user" else f"{RUN}/ns/{kind}-{endpoint}"
+    """Name the file, inside a job, that pins a namespace ("net", "ipc", "uts") of an endpoint."""
+    return f"{RUN}/ns/{kind}-{endpoint}"
 
 
 def component(name: str) -> str:

@@ -1,7 +1,9 @@
 """What holds for every test."""
 
 import os
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -27,3 +29,14 @@ def _nothing_stays(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     account = accounts.current()
     if build_users.available(account):
         userns.call(build_users.every_map(account), remove)
+
+
+@pytest.fixture
+def probe() -> Iterator[Path]:
+    """A directory of the host in which anybody may do anything, and that everybody can get to: what an attack would change."""
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name)
+        path.chmod(0o777)
+        (path / "file").write_text("untouched")
+        (path / "file").chmod(0o666)
+        yield path

@@ -69,14 +69,24 @@ def _hide_all(root: int, lowers: list[int]) -> None:
         try:
             mode = os.stat(name, dir_fd=root, follow_symlinks=False).st_mode
         except FileNotFoundError:
-            os.mknod(name, stat.S_IFCHR | 0o000, os.makedev(0, 0), dir_fd=root)
+            make_whiteout(root, name)
             continue
         if stat.S_ISDIR(mode):
-            fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=root)
-            try:
-                os.setxattr(fd, OPAQUE, b"y")
-            finally:
-                os.close(fd)
+            make_opaque(root, name)
+
+
+def make_whiteout(parent: int, name: str | bytes) -> None:
+    """Hide what the layers below have under a name (overlayfs.rst, "whiteouts and opaque directories")."""
+    os.mknod(name, stat.S_IFCHR | 0o000, os.makedev(0, 0), dir_fd=parent)
+
+
+def make_opaque(parent: int, name: str | bytes) -> None:
+    """Hide all that the layers below have in a directory of this layer."""
+    fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    try:
+        os.setxattr(fd, OPAQUE, b"y")
+    finally:
+        os.close(fd)
 
 
 def _names(directory: int) -> list[str]:

@@ -11,7 +11,7 @@ import os
 
 from runner import errors, log, paths
 from runner.kernel import files, locks, syscalls, userns
-from runner.model import Extent, IdMap, Image, Layer
+from runner.model import Extent, IdMap, Image, Layer, beside
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -248,15 +248,7 @@ def _root(extents: tuple[Extent, ...]) -> int:
 
 def _with_account(id_map: IdMap) -> IdMap:
     """Map 0 to this account and 1… to the rest of `id_map`: what may manage files of both."""
-    return IdMap(_beside(id_map.uids, os.getuid()), _beside(id_map.gids, os.getgid()))
-
-
-def _beside(extents: tuple[Extent, ...], own: int) -> tuple[Extent, ...]:
-    out = [Extent(0, own, 1)]
-    for extent in extents:
-        if extent.outside != own:
-            out.append(Extent(out[-1].inside + out[-1].count, extent.outside, extent.count))
-    return tuple(out)
+    return IdMap(beside(os.getuid(), id_map.uids), beside(os.getgid(), id_map.gids))
 
 
 def _inside(extents: tuple[Extent, ...], outside: int) -> int:

@@ -127,10 +127,10 @@ class Tree:
         fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
         try:
             attributes.describe(fd, member, self._meter)
-            if path in self._hidden:
-                self._make_opaque(fd, path)
         finally:
             os.close(fd)
+        if path in self._hidden:
+            self._make_opaque(parent, name, path)
         self._meter.name(path)
         self._times[path] = member.mtime_ns
         self._implicit.pop(path, None)
@@ -200,7 +200,7 @@ class Tree:
         """Hide what lower layers have: a character device 0:0 for a name, an xattr for all of a directory."""
         name = marker.removeprefix(_WHITEOUT)
         if marker == _OPAQUE_MARKER:
-            self._make_opaque_at(self._open_parent(parent_path), b".", parent_path)
+            self._make_opaque(self._open_parent(parent_path), b".", parent_path)
             return
         if name.startswith(_WHITEOUT):
             return  # AUFS kept notes of its own under such names; docker leaves them out as well
@@ -213,22 +213,15 @@ class Tree:
         try:
             mode = os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode
         except FileNotFoundError:
-            os.mknod(name, stat.S_IFCHR | 0o000, os.makedev(0, 0), dir_fd=parent)
+            below.make_whiteout(parent, name)
             self._whiteouts[path] = None
             return
         if stat.S_ISDIR(mode):  # this layer has made it new
             self._implicit.pop(path, None)
-            self._make_opaque_at(parent, name, path)
+            self._make_opaque(parent, name, path)
 
-    def _make_opaque_at(self, parent: int, name: bytes, path: bytes) -> None:
-        fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
-        try:
-            self._make_opaque(fd, path)
-        finally:
-            os.close(fd)
-
-    def _make_opaque(self, fd: int, path: bytes) -> None:
-        os.setxattr(fd, below.OPAQUE, b"y")
+    def _make_opaque(self, parent: int, name: bytes, path: bytes) -> None:
+        below.make_opaque(parent, name)
         self._meter.name(path)
         self._opaque.add(path)
 
@@ -292,7 +285,7 @@ class Tree:
         os.mkdir(name, 0o755, dir_fd=parent)
         if path in self._hidden:
             self._implicit.pop(path, None)
-            self._make_opaque_at(parent, name, path)
+            self._make_opaque(parent, name, path)
         else:
             self._meter.name(path)
             self._implicit[path] = None

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from runner.model import IdMap
 
 JOB = "job"  # the one of the job's own containers
-_USER = paths.namespace("user", "")
 
 
 class Endpoint(NamedTuple):
@@ -58,7 +57,7 @@ class Inhabitant:
         """Wait for the namespaces, and keep them. Raises what kept the child from making them."""
         self._wait()
         if self._makes_user:
-            _pin(f"/proc/{self.pid}/ns/user", _USER)
+            _pin(f"/proc/{self.pid}/ns/user", paths.USER_NAMESPACE)
         for kind in ("net", "ipc", "uts"):
             _pin(f"/proc/{self.pid}/ns/{kind}", paths.namespace(kind, self._name))
 
@@ -78,7 +77,7 @@ def _inhabit(endpoint: Endpoint, addresses: network.Addresses | None, ready: int
         os.write(ready, b"u")
         os.read(go, 1)
     else:
-        fd = os.open(_USER, os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(paths.USER_NAMESPACE, os.O_RDONLY | os.O_CLOEXEC)
         syscalls.setns(fd, syscalls.CLONE_NEWUSER)
         os.close(fd)
     userns.become_root()

@@ -59,7 +59,9 @@ def run(plan: Plan) -> dict[str, list[int]]:
         make_volume(path, owner=owner)
     if any(not container.lowers for container in plan.containers):
         toolbox.furnish(f"{paths.RUN}/toolbox", owner=owner)
-    hosts = network.hosts([(e.ip or "127.0.1.1", e.names) for e in plan.endpoints] + [(ip, (name,)) for name, ip in plan.extra_hosts])
+    hosts = network.hosts(
+        [(e.ip or "127.0.1.1", e.names) for e in plan.endpoints] + [(address, (name,)) for name, address in plan.extra_hosts]
+    )
     made = {container.asked.name: _furnish_container(plan, container, hosts=hosts, owner=owner) for container in plan.containers}
     for inhabitant in inhabitants:
         inhabitant.pin()
@@ -115,7 +117,7 @@ def _write_spec(plan: Plan, container: Container, *, step: Step, volumes: list[V
 
     def build(profile: dict[str, Any], program: str = "", *, joined: Mapping[str, str] = pinned) -> dict[str, Any]:
         return spec.build(
-            root=f"{home}/root", namespaces={"user": f"{paths.RUN}/ns/user", **joined}, step=step, volumes=volumes,
+            root=f"{home}/root", namespaces={"user": paths.USER_NAMESPACE, **joined}, step=step, volumes=volumes,
             capabilities=allowed, init=_INIT if container.asked.init else "", seccomp=profile, filter_program=program,
         )  # fmt: skip
 

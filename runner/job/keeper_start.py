@@ -47,7 +47,7 @@ class Starting:
         try:
             pid = process.receive(self._child, self._answer)
         except OSError as e:
-            raise errors.InfraError(f"cannot start a keeper: {e.strerror or e}", _hint(e)) from e
+            raise _failed(e.strerror or str(e)) from e
         return Keeper(pid, process.start_time(pid), boot_id())
 
     def online(self) -> None:
@@ -55,8 +55,7 @@ class Starting:
         with open(self._online, "rb") as file:
             words = file.read()
         if words != b"ok":
-            error = OSError(5, words.decode(errors="replace") or "it ended while it was being made")
-            raise errors.InfraError(f"cannot start a keeper: {error.strerror}", _hint(error))
+            raise _failed(words.decode(errors="replace") or "it ended while it was being made")
 
     def commit(self) -> None:
         """Let the keeper outlive this process."""
@@ -220,8 +219,11 @@ def _fork_uplink(addresses: network.Addresses, *, mtu: int) -> _Uplink:
     return _Uplink(go, ready_r)
 
 
-def _hint(error: OSError) -> str:
-    words = error.strerror or str(error)
+def _failed(words: str) -> errors.InfraError:
+    return errors.InfraError(f"cannot start a keeper: {words}", _hint(words))
+
+
+def _hint(words: str) -> str:
     if "newuidmap" in words or "newgidmap" in words:
         return "run `dockless doctor`: subordinate ids or the uidmap package are missing"
     if "slirp4netns" in words:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 
 from runner import errors, paths
-from runner.config import Settings
 from runner.image import reference
 from runner.job import keeper_start, state
 from runner.job.endpoint import JOB, Endpoint
@@ -35,7 +34,7 @@ def prepare(spec: JobSpec, around: Surroundings, *, fetch: Fetch, facts: dict[st
     """Make the job that `spec` asks for and return its state; services have been started, not waited for.
 
     `fetch` returns the stored image of a container, pulling it where its policy says so; it is called while the keeper is being made.
-    `lasting` lets the job outlive this process; without it the job ends when `release` is called or this process dies.
+    `lasting` lets the job outlive this process; without it the job ends with it.
     Raises RunnerErrors and then leaves nothing behind.
     """
     store = around.store
@@ -45,7 +44,7 @@ def prepare(spec: JobSpec, around: Surroundings, *, fetch: Fetch, facts: dict[st
         undo.add(lambda: files.remove_tree(store.job_lock(spec.key)))
         user = build_users.lease(store, around.account, spec.build_user)
         container_map = user.isolated_map() if spec.shared_id is None else user.shared_map(around.account, container_id=spec.shared_id)
-        addresses = _addresses(spec, around.settings)
+        addresses = None if spec.network == "none" else network.addresses(around.settings.network.subnet)
         endpoint = _endpoint(spec, addresses)
         starting = keeper_start.start(
             keeper_start.Request(
@@ -112,12 +111,3 @@ def _endpoint(spec: JobSpec, addresses: network.Addresses | None) -> Endpoint:
     hostname = next((container.hostname for container in spec.containers if container.hostname), "job")
     names = (hostname, *(alias for container in spec.containers for alias in container.aliases))
     return Endpoint(JOB, 0, hostname, addresses.endpoint(0) if addresses else "", tuple(dict.fromkeys(names)))
-
-
-def _addresses(spec: JobSpec, settings: Settings) -> network.Addresses | None:
-    if spec.network == "none":
-        return None
-    try:
-        return network.addresses(settings.network.subnet)
-    except ValueError as e:
-        raise errors.UserError(f"configuration: network.subnet: {e}") from e

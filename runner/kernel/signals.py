@@ -2,50 +2,28 @@
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from signal import (
-        SIG_DFL as SIG_DFL,
-        SIG_IGN as SIG_IGN,
-        SIG_SETMASK as SIG_SETMASK,
-        SIGALRM as SIGALRM,
-        SIGCHLD as SIGCHLD,
-        SIGCONT as SIGCONT,
-        SIGHUP as SIGHUP,
-        SIGINT as SIGINT,
-        SIGKILL as SIGKILL,
-        SIGPIPE as SIGPIPE,
-        SIGQUIT as SIGQUIT,
-        SIGSTOP as SIGSTOP,
-        SIGTERM as SIGTERM,
-        SIGTSTP as SIGTSTP,
-        SIGUSR1 as SIGUSR1,
-        SIGUSR2 as SIGUSR2,
-        SIGWINCH as SIGWINCH,
-        pidfd_send_signal as pidfd_send_signal,
-        pthread_sigmask as pthread_sigmask,
-        set_wakeup_fd as set_wakeup_fd,
-        signal as signal,
-    )
+    import signal as plain
 else:
-    from _signal import (
-        SIG_DFL as SIG_DFL,
-        SIG_IGN as SIG_IGN,
-        SIG_SETMASK as SIG_SETMASK,
-        SIGALRM as SIGALRM,
-        SIGCHLD as SIGCHLD,
-        SIGCONT as SIGCONT,
-        SIGHUP as SIGHUP,
-        SIGINT as SIGINT,
-        SIGKILL as SIGKILL,
-        SIGPIPE as SIGPIPE,
-        SIGQUIT as SIGQUIT,
-        SIGSTOP as SIGSTOP,
-        SIGTERM as SIGTERM,
-        SIGTSTP as SIGTSTP,
-        SIGUSR1 as SIGUSR1,
-        SIGUSR2 as SIGUSR2,
-        SIGWINCH as SIGWINCH,
-        pidfd_send_signal as pidfd_send_signal,
-        pthread_sigmask as pthread_sigmask,
-        set_wakeup_fd as set_wakeup_fd,
-        signal as signal,
-    )
+    import _signal as plain
+
+SIG_DFL = plain.SIG_DFL
+SIG_IGN = plain.SIG_IGN
+SIG_SETMASK = plain.SIG_SETMASK
+SIGALRM = plain.SIGALRM
+SIGCHLD = plain.SIGCHLD
+SIGCONT = plain.SIGCONT
+SIGHUP = plain.SIGHUP
+SIGINT = plain.SIGINT
+SIGKILL = plain.SIGKILL
+SIGPIPE = plain.SIGPIPE
+SIGQUIT = plain.SIGQUIT
+SIGSTOP = plain.SIGSTOP
+SIGTERM = plain.SIGTERM
+SIGTSTP = plain.SIGTSTP
+SIGUSR1 = plain.SIGUSR1
+SIGUSR2 = plain.SIGUSR2
+SIGWINCH = plain.SIGWINCH
+pidfd_send_signal = plain.pidfd_send_signal
+pthread_sigmask = plain.pthread_sigmask
+set_wakeup_fd = plain.set_wakeup_fd
+signal = plain.signal

@@ -7,7 +7,7 @@ the lease stands.
 from runner import errors, log, paths
 from runner.kernel import files, locks, userns
 from runner.kernel.userns import Range
-from runner.model import IDS_PER_BUILD_USER, Account, BuildUser, Extent, IdMap
+from runner.model import IDS_PER_BUILD_USER, Account, BuildUser, Extent, IdMap, beside
 
 SUBUID, SUBGID = "/etc/subuid", "/etc/subgid"
 
@@ -40,14 +40,7 @@ def every_map(account: Account) -> IdMap:
 
 
 def _side(own: int, starts: tuple[int, ...]) -> tuple[Extent, ...]:
-    extents = [Extent(0, own, 1)]
-    for start in sorted(starts):
-        last = extents[-1]
-        if last.outside + last.count == start:  # the kernel takes 340 extents at most
-            extents[-1] = last._replace(count=last.count + IDS_PER_BUILD_USER)
-        else:
-            extents.append(Extent(last.inside + last.count, start, IDS_PER_BUILD_USER))
-    return tuple(extents)
+    return beside(own, [Extent(0, start, IDS_PER_BUILD_USER) for start in sorted(starts)])
 
 
 def lease(store: paths.Store, account: Account, name: str) -> BuildUser:

@@ -2,7 +2,6 @@
 
 import os
 import tarfile
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,17 +15,6 @@ from tests.support.engine import Engine, Result
 from tests.support.images import TarEntry, busybox_layer, directory, file, symlink
 
 Run = Callable[..., Result]
-
-
-@pytest.fixture
-def probe() -> Iterator[Path]:
-    """A directory of the host in which anybody may do anything, and that everybody can get to."""
-    with tempfile.TemporaryDirectory() as name:
-        path = Path(name)
-        path.chmod(0o777)
-        (path / "file").write_text("untouched")
-        (path / "file").chmod(0o666)
-        yield path
 
 
 @pytest.fixture

@@ -2,8 +2,6 @@
 
 import os
 import tarfile
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,19 +13,6 @@ from tests.support.trees import Tree
 
 OPQ = ".wh..wh..opq"
 UP = "../" * 40
-
-
-@pytest.fixture
-def probe() -> Iterator[Path]:
-    """A directory of the host in which anybody may do anything."""
-    with tempfile.TemporaryDirectory() as name:
-        path = Path(name)
-        path.chmod(0o777)
-        (path / "file").write_text("untouched")
-        (path / "file").chmod(0o666)
-        (path / "sub").mkdir()
-        (path / "sub").chmod(0o777)
-        yield path
 
 
 def state(probe: Path) -> Tree:

@@ -8,9 +8,12 @@
     ├── blobs/sha256/<hex>          verified content, enters by rename only; never changes afterwards
     ├── blobs/partial/<hex>         a download under way        (lock: blobs/partial/<hex>.lock)
     ├── images/<name>.json          one stored reference -> model.Image (lock: images.lock)
+    ├── layers/shared.json          the id map whose layers all build users see through views; absent until `dockless setup`
     ├── layers/<map>/<diff>/        one unpacked layer, owned by the ids of one map (lock: layers/<map>.lock)
+    ├── layers/<map>/<diff>.seal    what says that the layer is whole; without it, or when it does not fit, there is no layer
     ├── layers/<map>/map.json       the id map
     ├── layers/<map>/.<diff>.<rnd>/ a layer being unpacked; renamed to <diff> when it is whole
+    ├── layers/<map>/.<diff>.lock   lock of unpacking, held shared by pulls that will record an image with the layer
     ├── volumes/<build user>/<slot>/<volume>/   what outlives a job: builds, caches
     └── jobs/<key>/                 one job                     (lock: jobs/<key>.lock, held while it is being made or ended)
         ├── state.json              job.state.JobState
@@ -21,9 +24,17 @@
 `<map>` names an id map (image.layers), `<diff>` is the first 24 hex digits of the layer's diff id, or of its chain id after a "c": short,
 because all lower directories of an overlay must fit into one page of mount options.
 
-Lock order: jobs/<key>.lock, lock, images.lock, layers/<map>.lock, blobs/partial/<hex>.lock. A lock is held for file operations only;
-the exception is a download or an unpacking, which holds the lock of its own entry. A pull also keeps the locks of its blobs, shared,
-until it has recorded its image under images.lock; the collector, which holds images.lock, therefore only ever tries a blob's lock.
+Lock order: jobs/<key>.lock, layers/<map>/.<diff>.lock (several in the order of their names), lock, images.lock, layers/<map>.lock,
+blobs/partial/<hex>.lock. A lock is held for file operations only; the exception is a download or an unpacking, which holds the lock of its
+own entry. A pull also keeps the locks of its blobs and layers, shared, until it has recorded its image under images.lock; the collector,
+which holds images.lock, therefore only ever tries them. Whoever looks layers up for a job does so under layers/<map>.lock, shared, and
+writes down in the job's state which it found before letting go: under the same lock, exclusive, the collector takes layers out of sight.
+
+A layer is not flushed to the disk before it is used. Its seal names the boot that unpacked it, and means nothing after another one, unless
+the layer was settled meanwhile (image.layer_store): after a power failure a layer is whole or is unpacked again.
+
+Outside of the store, made by `dockless setup` and root's alone to change: VIEWS/<uid>/<shared map>/<map>/ shows layers/<shared map>/,
+read-only, with the ids of <map>.
 
 Inside a job's keeper (its own mount namespace) RUN is a tmpfs that ends with the job. It covers /dev/shm, because that exists everywhere,
 may be traversed by the containers' ids (the state directory may not), and hides nothing that a job could want to see of the host:
@@ -41,6 +52,7 @@ import os
 
 FORMAT = 1
 RUN = "/dev/shm"
+VIEWS = "/run/dockless"
 UPLINK = f"{RUN}/uplink"
 USER_NAMESPACE = f"{RUN}/ns/user"
 _PUNCTUATION = str.maketrans(dict.fromkeys("_.+-"))  # what a file name may have besides letters and digits
@@ -68,6 +80,7 @@ class Store:
         self.images = f"{root}/images"
         self.images_lock = f"{root}/images.lock"
         self.layers = f"{root}/layers"
+        self.shared_map = f"{root}/layers/shared.json"
         self.volumes = f"{root}/volumes"
         self.jobs = f"{root}/jobs"
         self.seccomp = f"{root}/seccomp"
@@ -102,6 +115,14 @@ class Store:
         """Name the directory of one unpacked layer."""
         return f"{self.layer_map(map_name)}/{component(name)}"
 
+    def layer_seal(self, map_name: str, name: str) -> str:
+        """Name the file that says that a layer is whole."""
+        return f"{self.layer(map_name, name)}.seal"
+
+    def layer_lock(self, map_name: str, name: str) -> str:
+        """Name the lock of one layer, by its diff id's name also where the layer has its chain id's."""
+        return f"{self.layer_map(map_name)}/.{component(name)}.lock"
+
     def layer_map_lock(self, map_name: str) -> str:
         """Name the lock of all layers of one id map."""
         return f"{self.layers}/{_locked_component(map_name)}.lock"
@@ -133,6 +154,16 @@ class Store:
     def build_user_volume(self, build_user: str, slot: int, name: str) -> str:
         """Name a volume that outlives jobs; one slot is used by one job at a time."""
         return f"{self.volumes}/{component(build_user)}/{slot}/{component(name)}"
+
+
+def views(uid: int, shared_map: str) -> str:
+    """Name the directory of all views of an account's shared layers."""
+    return f"{VIEWS}/{uid}/{component(shared_map)}"
+
+
+def view(uid: int, shared_map: str, map_name: str) -> str:
+    """Name the mount point at which shared layers appear with the ids of another map."""
+    return f"{views(uid, shared_map)}/{component(map_name)}"
 
 
 def namespace(kind: str, endpoint: str) -> str:

@@ -99,12 +99,18 @@ def pull(images: tuple[str, ...], platform: str) -> None:
     """Fetch images into the store, also if they are there already."""
     from runner.image import auth
     from runner.image import pull as image_pull
+    from runner.image import reference
+    from runner.sandbox import build_users
 
     around = open_all(os.environ)
     keychain = auth.Keychain.of_account(around.account.home, os.environ)
     for image in images:
+        reference.canonical(image)  # before anything is made
+    # shared layers look the same to everybody; where there are none, those of `dockless run` are made ready
+    id_map = build_users.lease(around.store, around.account, build_users.LOCAL).isolated_map()
+    for image in images:
         found = image_pull.ensure(
-            image, store=around.store, settings=around.settings, keychain=keychain, policies=("always",), platform=platform
+            image, store=around.store, settings=around.settings, keychain=keychain, policies=("always",), platform=platform, id_map=id_map
         )
         click.echo(found.config_digest)
 

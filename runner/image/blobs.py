@@ -5,6 +5,7 @@ it in an image. So ten processes download once, and the collector deletes only w
 """
 
 import errno
+import hashlib
 import io
 import os
 import threading
@@ -52,20 +53,24 @@ class Claim:
         self._keeps_parts = keep_parts
         self._cancelled.set()
 
-    def need(self, blob: Descriptor, open_at: Open, report: Report = lambda have: None) -> None:
+    def need(
+        self, blob: Descriptor, open_at: Open, report: Report = lambda have: None, *, begin: Callable[[str], object] = lambda path: None
+    ) -> None:
         """Bring a blob into the store, unless it is there, and claim it. Blocks, also while another process downloads it.
 
-        Raises as download.fetch does. `report` hears how many bytes of it are here.
+        Raises as download.fetch does. `report` hears how many bytes of it are here, `begin` the file that grows, if we download it.
         """
         try:
-            self._need(blob, open_at, report)
+            self._need(blob, open_at, report, begin)
         except BaseException:
             _remove_lock(_lock_path(self._store, blob.digest))  # not claimed, so closing the claim would not
             raise
 
-    def _need(self, blob: Descriptor, open_at: Open, report: Report) -> None:
+    def _need(self, blob: Descriptor, open_at: Open, report: Report, begin: Callable[[str], object]) -> None:
         path = _lock_path(self._store, blob.digest)
-        request = download.Request(blob, open_at, report=report, is_cancelled=self._cancelled.is_set, pause_s=self._pause_s)
+        request = download.Request(
+            blob, open_at, begin=begin, report=report, is_cancelled=self._cancelled.is_set, pause_s=self._pause_s
+        )  # fmt: skip
         while True:
             if self._cancelled.is_set():
                 raise download.Cancelled
@@ -129,6 +134,19 @@ def is_present(store: paths.Store, blob: Descriptor) -> bool:
         return os.stat(store.blob(blob.digest)).st_size == blob.size
     except FileNotFoundError:
         return False
+
+
+def remove_damaged(store: paths.Store, blob: Descriptor) -> bool:
+    """Read a stored blob whole, and delete it if it has not the content that its digest says; True if it did. Idempotent."""
+    path = store.blob(blob.digest)
+    try:
+        with open(path, "rb") as file:
+            if f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}" == blob.digest:
+                return False
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+    return True
 
 
 def collect_unused(store: paths.Store) -> int:

@@ -34,20 +34,24 @@ class Cancelled(Exception):
 
 
 class Request:
-    """What to fetch and how. `open_at(offset)` connects, `report(bytes)` hears about progress, `is_cancelled()` ends it early."""
+    """What to fetch and how.
+
+    `open_at(offset)` connects, `begin(path)` hears which file grows, `report(bytes)` about progress, `is_cancelled()` ends it early.
+    """
 
     def __init__(
         self,
         blob: Descriptor,
         open_at: Callable[[int], AbstractContextManager[Stream]],
         *,
+        begin: Callable[[str], object] = lambda path: None,
         report: Callable[[int], None] = lambda have: None,
         is_cancelled: Callable[[], bool] = lambda: False,
         pause_s: float = 0.5,
         slow_s: float = 30.0,
     ) -> None:
         """Connect to nothing; `pause_s` is the first pause after a broken connection, a sender that hardly sends is left after `slow_s`."""
-        self.blob, self.open_at, self.report, self.is_cancelled = blob, open_at, report, is_cancelled
+        self.blob, self.open_at, self.begin, self.report, self.is_cancelled = blob, open_at, begin, report, is_cancelled
         self.pause_s, self.slow_s = pause_s, slow_s
 
 
@@ -59,6 +63,7 @@ def fetch(request: Request, path: str) -> None:
     """
     try:
         with _Part(path) as part:
+            request.begin(path)
             _fill(part, request)
             if not part.has(request.blob) and part.inherited:
                 log.debug(f"an earlier part of blob {request.blob.digest} was damaged: once more from the start")

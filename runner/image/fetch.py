@@ -1,17 +1,32 @@
-"""One image from its source into the store: resolve the manifest for a platform, bring all blobs side by side, record the image."""
+"""One image from its source into the store: resolve its manifest, bring and unpack all layers side by side, record the image."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from typing import NamedTuple, Protocol
 
 from runner import config, log, paths
 from runner.errors import InfraError, Temporary, UserError
-from runner.image import auth, blobs, download, image_config, images, manifest, platforms, reference, registry, sources
+from runner.image import (
+    auth,
+    blobs,
+    download,
+    image_config,
+    images,
+    layers,
+    manifest,
+    platforms,
+    reference,
+    registry,
+    sources,
+    unpacker,
+    unpacking,
+    views,
+)  # fmt: skip
 from runner.image.progress import Progress
 from runner.kernel import files
-from runner.model import Descriptor, Image, Layer
+from runner.model import Descriptor, IdMap, Image, Layer
 
 _SIDE_BY_SIDE = 4
 
@@ -42,18 +57,35 @@ class Resolved(NamedTuple):
     manifest: manifest.Manifest
 
 
-def fetch(source: str, *, store: paths.Store, settings: config.Settings, keychain: auth.Keychain, platform: str = "") -> Image:
+def fetch(
+    source: str,
+    *,
+    store: paths.Store,
+    settings: config.Settings,
+    keychain: auth.Keychain,
+    platform: str = "",
+    id_map: IdMap | None = None,
+) -> Image:
     """Bring an image into the store and record it; what is there already is not brought again. Idempotent.
 
-    `source` is canonical (reference.canonical). Raises UserError for what is wrong with the name, the credentials or the image; Temporary
-    and InfraError for its registry, the network and the disk. After a failure the store has no part of it but resumable downloads.
+    `source` is canonical (reference.canonical). With `id_map` its layers are unpacked for containers with that map while they arrive;
+    one that is unpacked already needs no blob. The caller is single-threaded.
+    Raises UserError for what is wrong with the name, the credentials or the image; Temporary and InfraError for its registry, the network
+    and the disk. After a failure the store has no part of it but resumable downloads and whole layers.
     """
     wanted = platforms.parse(platform)
-    with _open(source, settings, keychain) as opened, blobs.Claim(store) as claim:
+    with _open(source, settings, keychain) as opened, blobs.Claim(store) as claim, ExitStack() as until_recorded:
         resolved = resolve(opened.origin, opened.root, wanted, what=f"image {source}")
-        image = _bring(source, resolved, opened.origin, claim, store)
+        image = _describe(source, resolved, opened.origin, claim, store)
+        work = None
+        if id_map is not None and image.layers:
+            try:
+                work = until_recorded.enter_context(unpacking.Unpacking(store, views.place(store, id_map), image.layers, source=source))
+            except OSError as e:
+                raise layers.failed(source, store, e) from e
+        _bring_layers(image, opened.origin, claim, work)
         _check_platform(image, wanted, asked=bool(platform))
-        if images.find(store, source, platform=platform) != image:
+        if images.find(store, source, platform=platform, id_map=id_map) != image:
             images.add(store, source, image, platform=platform, made_from=opened.made_from)
     return image
 
@@ -86,7 +118,8 @@ def _agreed(said: str, announced: Descriptor | None, what: str) -> str:
     return announced.media_type
 
 
-def _bring(source: str, resolved: Resolved, origin: Origin, claim: blobs.Claim, store: paths.Store) -> Image:
+def _describe(source: str, resolved: Resolved, origin: Origin, claim: blobs.Claim, store: paths.Store) -> Image:
+    """Bring manifest and config, and return the image that they describe."""
     what = f"image {source}"
     chosen = resolved.manifest
     claim.keep(resolved.raw, resolved.blob)
@@ -94,29 +127,53 @@ def _bring(source: str, resolved: Resolved, origin: Origin, claim: blobs.Claim, 
     parsed = image_config.parse(files.read(store.blob(chosen.config.digest)), what)
     if len(parsed.diff_ids) != len(chosen.layers):
         raise UserError(f"{what} contradicts itself: {len(chosen.layers)} layers, {len(parsed.diff_ids)} diff ids")
-    _bring_layers(chosen.layers, origin, claim)
-    layers = tuple(Layer(blob, diff_id) for blob, diff_id in zip(chosen.layers, parsed.diff_ids, strict=True))
+    stack = tuple(Layer(blob, diff_id) for blob, diff_id in zip(chosen.layers, parsed.diff_ids, strict=True))
     size = sum(blob.size for blob in chosen.layers)
-    return Image(source, resolved.blob.digest, chosen.config.digest, layers, parsed.config, str(parsed.platform), size)
+    return Image(source, resolved.blob.digest, chosen.config.digest, stack, parsed.config, str(parsed.platform), size)
 
 
-def _bring_layers(layers: Sequence[Descriptor], origin: Origin, claim: blobs.Claim) -> None:
-    """Download side by side; the first failure ends the others."""
+def _bring_layers(image: Image, origin: Origin, claim: blobs.Claim, work: unpacking.Unpacking | None) -> None:
+    """Download side by side, and unpack what arrives; the first failure ends the others."""
 
-    def bring(blob: Descriptor) -> None:
-        claim.need(blob, lambda offset: origin.blob(blob.digest, offset), progress.of(blob))
+    def bring(at: int) -> None:
+        blob = image.layers[at].blob
+        filling: list[unpacker.Filling] = []
+        show = progress.of(blob)
 
-    pool = ThreadPoolExecutor(_SIDE_BY_SIDE, thread_name_prefix="layer")
-    with Progress(layers) as progress:
+        def report(have: int) -> None:
+            show(have)
+            for one in filling:
+                one.more()
+
+        def begin(path: str) -> None:
+            if work:
+                filling.append(work.follow(at, path))
+
         try:
-            futures = [pool.submit(bring, blob) for blob in dict.fromkeys(layers)]
+            claim.need(blob, lambda offset: origin.blob(blob.digest, offset), report, begin=begin)
+            if work:
+                work.finish(at, filling.pop() if filling else None)
+        except OSError as e:
+            raise InfraError(f"cannot unpack image {image.source}: {e.strerror}", "run `dockless doctor`") from e
+        finally:
+            for one in filling:
+                one.close()
+
+    wanted = work.missing if work else tuple({layer.blob: at for at, layer in reversed(list(enumerate(image.layers)))}.values())[::-1]
+    pool = ThreadPoolExecutor(_SIDE_BY_SIDE, thread_name_prefix="layer")
+    with Progress([image.layers[at].blob for at in wanted]) as progress:
+        try:
+            futures = [pool.submit(bring, at) for at in wanted]
             done, _ = wait(futures, return_when=FIRST_EXCEPTION)
         except BaseException:  # a signal: this process ends, and does not wait for a registry that may be silent for a minute
             claim.cancel(keep_parts=True)
             pool.shutdown(wait=False, cancel_futures=True)
             raise
         # A registry that went away may come back and be continued; a full disk needs the space, and lies are not worth it.
-        claim.cancel(keep_parts=all(one.exception() is None or isinstance(one.exception(), Temporary) for one in done))
+        failures = [error for one in done if (error := one.exception())]
+        claim.cancel(keep_parts=all(isinstance(error, Temporary) for error in failures))
+        if work and failures:
+            work.abandon()
         pool.shutdown()
     _raise_first(futures)
 
@@ -124,7 +181,7 @@ def _bring_layers(layers: Sequence[Descriptor], origin: Origin, claim: blobs.Cla
 def _raise_first(futures: Sequence["Future[None]"]) -> None:
     """Raise what made the download fail rather than what that failure cancelled."""
     errors = [error for future in futures if not future.cancelled() and (error := future.exception())]
-    for error in sorted(errors, key=lambda error: isinstance(error, download.Cancelled)):
+    for error in sorted(errors, key=lambda error: isinstance(error, (download.Cancelled, unpacking.Abandoned))):
         raise error
 
 

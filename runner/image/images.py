@@ -7,13 +7,15 @@ import os
 
 from runner import paths
 from runner.errors import Bug, InfraError
-from runner.image import platforms, reference
+from runner.image import layers, platforms, reference
 from runner.kernel import files, locks
 from runner.model import Descriptor, Healthcheck, Image, ImageConfig, Layer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+    from runner.model import IdMap
 
 FORMAT = 1
 TOOLBOX = "toolbox"
@@ -26,11 +28,12 @@ def toolbox() -> Image:
     return Image(TOOLBOX, "", "", (), config, str(platforms.host()), 0)
 
 
-def find(store: paths.Store, name: str, *, platform: str = "") -> Image | None:
+def find(store: paths.Store, name: str, *, platform: str = "", id_map: IdMap | None = None) -> Image | None:
     """Return the stored image of a name (any that reference.canonical takes), None if it must be pulled.
 
-    `platform` as in platforms.parse; "" is what a pull without a platform chose. An image whose blobs are not all there with their sizes
-    counts as absent, and so does one that was read from a local file which has changed since.
+    `platform` as in platforms.parse; "" is what a pull without a platform chose. An image counts as absent when it was read from a local
+    file which has changed since, and when it lacks the blob of a layer, or has it with another size, that is not unpacked where containers
+    with `id_map` look (None: among the shared layers).
     """
     if name == TOOLBOX:
         return toolbox()
@@ -39,7 +42,7 @@ def find(store: paths.Store, name: str, *, platform: str = "") -> Image | None:
     if record is None or record["name"] != name or _is_stale(record):
         return None
     image = _choose(record, platform)
-    return image if image is not None and _is_whole(store, image) else None
+    return image if image is not None and _is_whole(store, image, id_map) else None
 
 
 def add(store: paths.Store, name: str, image: Image, *, platform: str = "", made_from: str = "") -> None:
@@ -143,15 +146,20 @@ def _is_stale(record: dict[str, Any]) -> bool:
     return False
 
 
-def _is_whole(store: paths.Store, image: Image) -> bool:
-    for blob in blobs_of(image):
-        try:
-            size = os.stat(store.blob(blob.digest)).st_size
-        except FileNotFoundError:
-            return False
-        if blob.size >= 0 and size != blob.size:
-            return False
-    return True
+def _is_whole(store: paths.Store, image: Image, id_map: IdMap | None) -> bool:
+    manifest, config, *blobs = blobs_of(image)
+    if not (_is_present(store, manifest) and _is_present(store, config)):
+        return False
+    lacking = [not _is_present(store, blob) for blob in blobs]
+    return True not in lacking or (True, False) not in zip(lacking, layers.is_unpacked(store, image, id_map), strict=True)
+
+
+def _is_present(store: paths.Store, blob: Descriptor) -> bool:
+    try:
+        size = os.stat(store.blob(blob.digest)).st_size
+    except FileNotFoundError:
+        return False
+    return blob.size < 0 or size == blob.size
 
 
 def _encode(image: Image) -> dict[str, Any]:

@@ -47,15 +47,20 @@ class _Pump:
         return f"sha256:{self._hasher.hexdigest()}"
 
 
-def unpack_verified(file: IO[bytes], root: int, *, diff_id: str, what: str, limits: bounds.Bounds = bounds.DEFAULT) -> list[bytes]:
-    """Fill the directory `root` from a blob whose uncompressed digest is `diff_id`; return its directories without a description.
+def unpack_verified(
+    file: IO[bytes], root: int, *, diff_id: str, what: str, limits: bounds.Bounds = bounds.DEFAULT
+) -> tuple[list[bytes], int]:
+    """Fill the directory `root` from a blob whose uncompressed digest is `diff_id`.
+
+    Returns its directories without a description, for `below.inherit`, and the bytes that it takes of a disk.
 
     Raises UserError for a layer that is damaged, InfraError when the disk fails; the caller removes what is there then. Blocks.
     To be called in a process of its own, which ends after a failure.
     """
     pump = _Pump(file)
+    tree = unpack.Tree(root, what, limits)
     try:
-        implicit = unpack.Tree(root, what, limits).fill(pump.chunks())
+        implicit = tree.fill(pump.chunks())
     except decompress.Malformed as e:
         raise bounds.refused(what, str(e)) from e
     except MemoryError as e:
@@ -63,4 +68,4 @@ def unpack_verified(file: IO[bytes], root: int, *, diff_id: str, what: str, limi
     if pump.digest() != diff_id:
         words = f"{what} contradicts its image: its content is {pump.digest()}, announced was {diff_id}"
         raise UserError(words, "the image is damaged: build it again, or choose another one")
-    return implicit
+    return implicit, tree.allocated_bytes()

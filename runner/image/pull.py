@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from runner import config, log, paths
 from runner.errors import RunnerError, UserError
 from runner.image import images, reference
-from runner.model import Image
+from runner.model import IdMap, Image
 
 if TYPE_CHECKING:
     from runner.image import auth
@@ -22,11 +22,13 @@ def ensure(
     keychain: "auth.Keychain",
     policies: Sequence[str] = ("if-not-present",),
     platform: str = "",
+    id_map: IdMap | None = None,
 ) -> Image:
     """Return the image of a source, stored: "toolbox", a registry reference, oci:DIR[:tag] or docker-archive:FILE[:name].
 
     The policies are tried in order until one gives the image; the last one's error is raised: UserError for an image that is not there or
     not permitted, Temporary and InfraError as fetch.fetch. Blocks on the network; a stored image that may be used costs a file read.
+    What is pulled is unpacked for containers with `id_map`, None: not yet.
     """
     unknown = [policy for policy in policies if policy not in POLICIES]
     if unknown or not policies:
@@ -38,7 +40,7 @@ def ensure(
         if attempt > 1:
             log.say(f'Attempt #{attempt}: Trying "{policy}" pull policy for "{source}" image')
         try:
-            image = _by_policy(policy, source, name, store=store, settings=settings, keychain=keychain, platform=platform)
+            image = _by_policy(policy, source, name, store=store, settings=settings, keychain=keychain, platform=platform, id_map=id_map)
         except RunnerError as e:
             if attempt == len(policies):
                 raise
@@ -58,9 +60,10 @@ def _by_policy(
     settings: config.Settings,
     keychain: "auth.Keychain",
     platform: str,
+    id_map: IdMap | None,
 ) -> Image:
     if policy != "always":
-        image = images.find(store, name, platform=platform)
+        image = images.find(store, name, platform=platform, id_map=id_map)
         if image is not None:
             if policy == "if-not-present":
                 log.say('Using locally found image version due to "if-not-present" pull policy')
@@ -71,7 +74,7 @@ def _by_policy(
     # requests costs 90 ms to import: who has the image does not pay for the network (ARCHITECTURE.md section 7)
     from runner.image import fetch
 
-    return fetch.fetch(name, store=store, settings=settings, keychain=keychain, platform=platform)
+    return fetch.fetch(name, store=store, settings=settings, keychain=keychain, platform=platform, id_map=id_map)
 
 
 def _with_digest(name: str, image: Image) -> str:

@@ -20,6 +20,7 @@ _RESOLVE = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_MAGICLINKS | syscalls.
 # the machine's fault, not the layer's
 _OURS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENOMEM, errno.EROFS, errno.EMFILE, errno.ENFILE)
 _LONGEST_LINK = 4095
+_BLOCK_BYTES = 4096
 
 
 class Tree:
@@ -36,6 +37,11 @@ class Tree:
         self._opaque: set[bytes] = set()  # directories that nothing below shines through
         self._passed_over: set[bytes] = set()  # devices
         self._parent: tuple[bytes, int] | None = None
+        self._blocks = 1  # of _BLOCK_BYTES; the root has one
+
+    def allocated_bytes(self) -> int:
+        """Return about how much of a disk is taken: whole blocks of files and directories."""
+        return self._blocks * _BLOCK_BYTES
 
     def fill(self, chunks: Iterable[bytes]) -> list[bytes]:
         """Unpack a whole archive and read it to its very end; return what depends on the layers below, for `below.inherit`.
@@ -118,6 +124,7 @@ class Tree:
                 self._passed_over.add(path)
 
     def _make_directory(self, parent: int, name: bytes, path: bytes, member: tar.Member) -> None:
+        self._blocks += 1
         try:
             os.mkdir(name, 0o700, dir_fd=parent)
         except FileExistsError:
@@ -158,6 +165,7 @@ class Tree:
                 if offset != at:
                     os.lseek(fd, offset, os.SEEK_SET)
                 at = offset + len(piece)
+                self._blocks += -(-len(piece) // _BLOCK_BYTES)
                 self._meter.content(len(piece))
                 while piece:
                     piece = piece[os.write(fd, piece) :]
@@ -281,6 +289,7 @@ class Tree:
 
     def _make_implicit(self, parent: int, name: bytes, path: bytes) -> None:
         self._meter.entry()
+        self._blocks += 1
         self._remove(parent, name)
         os.mkdir(name, 0o755, dir_fd=parent)
         if path in self._hidden:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 
-from runner import log, paths
+from runner import errors, log, paths
 from runner.image import layers
 from runner.job import cleanup, furnish, gc, keeper, limits, services, state
 from runner.job.endpoint import JOB, Endpoint
@@ -18,7 +18,7 @@ from runner.sandbox import uplink
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Any
 
     from runner.job.keeper_start import Starting
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from runner.model import BuildUser, ContainerSpec, IdMap, Image, JobSpec
     from runner.sandbox import network
 
-    Fetch = Callable[[ContainerSpec], Image]
+    Fetch = Callable[[ContainerSpec, IdMap], Image]
 
 
 def assemble(
@@ -51,12 +51,10 @@ def assemble(
     undo.add(lambda: cleanup.remove_files(store, spec.key, user, around.account))
     gc.reap(store, around.account, but=spec.key)
     current = _claim_slot(store, spec, user, facts)
-    images = _fetch_all(spec, fetch)
-    lowers = {
-        name: () if image.source == "toolbox" else tuple(layers.lower_directories(image, container_map, store=store))
-        for name, image in images.items()
-    }
-    current = current._replace(keeper=starting.ready())
+    found = _Images(store, current, container_map, fetch)
+    images = {asked.name: found.get(asked) for asked in (*spec.services, *spec.containers)}
+    lowers = {name: found.layers_of(image) for name, image in images.items()}
+    current = found.state._replace(keeper=starting.ready())
     undo.add(lambda: keeper.kill(current.keeper))
     plan = _plan(spec, around, current, images=images, lowers=lowers, container_map=container_map, job=endpoint, addresses=addresses)
     log.debug("furnishing")
@@ -92,16 +90,42 @@ def _claim_slot(store: paths.Store, spec: JobSpec, user: BuildUser, facts: dict[
     return claimed
 
 
-def _fetch_all(spec: JobSpec, fetch: Fetch) -> dict[str, Image]:
-    """Fetch every container's image, each distinct wish once, in the order of the job."""
-    found: dict[tuple[object, ...], Image] = {}
-    images = {}
-    for asked in (*spec.services, *spec.containers):
+class _Images:
+    """The images of a job: each distinct wish is fetched once, and its layers are on the job's record before it uses them."""
+
+    def __init__(self, store: paths.Store, state: JobState, container_map: IdMap, fetch: Fetch) -> None:
+        self.state = state
+        self._store, self._map, self._fetch = store, container_map, fetch
+        self._found: dict[tuple[object, ...], tuple[Image, tuple[str, ...]]] = {}
+
+    def get(self, asked: ContainerSpec) -> Image:
+        """Return a container's image; its layers are unpacked and will stay."""
         wish = (asked.image, asked.pull_policy, asked.platform)
-        if wish not in found:
-            found[wish] = fetch(asked)
-        images[asked.name] = found[wish]
-    return images
+        if wish not in self._found:
+            image = self._fetch(asked, self._map)
+            try:
+                self._found[wish] = image, self._lower(image)
+            except errors.Temporary as e:
+                # a blob was damaged, or collected just now: it is absent from now on, and the policy says whether it may come again
+                log.debug(f"image {asked.image} is fetched again: {e.message}")
+                image = self._fetch(asked, self._map)
+                self._found[wish] = image, self._lower(image)
+        return self._found[wish][0]
+
+    def layers_of(self, image: Image) -> tuple[str, ...]:
+        """Return the lower directories of an image that `get` returned, topmost first; () for the toolbox."""
+        return next(lowers for found, lowers in self._found.values() if found is image)
+
+    def _lower(self, image: Image) -> tuple[str, ...]:
+        if image.source == "toolbox":
+            return ()
+        return layers.lower_directories(image, self._map, store=self._store, use=self._use)
+
+    def _use(self, names: Sequence[str]) -> None:
+        used = tuple(dict.fromkeys((*self.state.layers, *names)))
+        if used != self.state.layers:
+            self.state = self.state._replace(layers=used)
+            state.save(self._store, self.state)
 
 
 def _plan(

@@ -1,7 +1,7 @@
 """Collecting what nobody needs: blobs and layers that no stored image names."""
 
 from runner import errors, paths
-from runner.image import blobs, images, layers
+from runner.image import blobs, images, layer_names, layer_store
 from runner.job import state
 from runner.kernel import locks
 
@@ -11,17 +11,21 @@ def collect(store: paths.Store) -> int:
     with locks.hold(store.images_lock):
         kept = [image for _, image in images.all(store)]
         freed = blobs.collect(store, keep={descriptor.digest for image in kept for descriptor in images.blobs_of(image)})
-    names = {name for image in kept for name in layers.names_of(image)}
-    return freed + layers.collect(store, keep=names, is_needed=lambda: _is_any_alive(store))
+    names = {name for image in kept for name in layer_names.names_of(image)}
+    return freed + layer_store.collect(store, keep=names, used=lambda: used_layers(store))
 
 
-def _is_any_alive(store: paths.Store) -> bool:
-    """Tell whether some job may use layers. An unreadable one may: gc.reap leaves only those of other versions that run."""
+def used_layers(store: paths.Store) -> set[str] | None:
+    """Return the layers of all jobs that live or may live, as "map/name"; None if there is a job that may use any.
+
+    An unreadable one may: gc.reap leaves only those of other versions that run.
+    """
+    used: set[str] = set()
     for key in state.keys(store):
         try:
             job = state.load(store, key)
         except errors.RunnerError:
-            return True
+            return None
         if job is not None and state.is_alive(store, job):
-            return True
-    return False
+            used.update(job.layers)
+    return used

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from runner import errors, log
-from runner.kernel import process, signals, syscalls, userns
+from runner.kernel import boot, process, signals, syscalls, userns
 from runner.record import NamedTuple
 
 TYPE_CHECKING = False
@@ -35,7 +35,7 @@ class Keeper(NamedTuple):
 
     def is_alive(self) -> bool:
         """Tell whether this keeper still runs."""
-        return self.boot_id == boot_id() and process.is_alive(self.pid, self.started)
+        return self.boot_id == boot.boot_id() and process.is_alive(self.pid, self.started)
 
 
 def find(name: str) -> list[Keeper]:
@@ -55,7 +55,7 @@ def find(name: str) -> list[Keeper]:
                     continue
             numbers = _namespace_pids(entry)
             if len(numbers) == depth and numbers[-1] == b"1":
-                found.append(Keeper(int(entry), process.start_time(int(entry)), boot_id()))
+                found.append(Keeper(int(entry), process.start_time(int(entry)), boot.boot_id()))
         except (FileNotFoundError, ProcessLookupError):  # ended just now
             continue
     return found
@@ -70,12 +70,6 @@ def _namespace_pids(entry: str) -> list[bytes]:
 def argv(name: str) -> list[str]:
     """Return the command line by which ps shows the keeper of the job `name`: that of a `sleep infinity` under another name."""
     return [f"dockless: keeper of {name}", "infinity"]
-
-
-def boot_id() -> str:
-    """Return the kernel's random id of this boot: pids and start times mean nothing after the next one."""
-    with open("/proc/sys/kernel/random/boot_id", encoding="utf-8") as file:
-        return file.read().strip()
 
 
 def enter(keeper: Keeper) -> int:
@@ -117,7 +111,7 @@ def call(keeper: Keeper, function: Callable[[], Any]) -> Any:
 
 def kill(keeper: Keeper, *, timeout_s: float = 10.0) -> None:
     """End the keeper and with it every process, mount and device of the job. Idempotent; InfraError if it does not die in time."""
-    if keeper.boot_id != boot_id():
+    if keeper.boot_id != boot.boot_id():
         return
     try:
         fd = process.open_pidfd(keeper.pid, keeper.started)

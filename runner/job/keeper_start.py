@@ -10,8 +10,8 @@ import os
 
 from runner import errors, paths
 from runner.job.endpoint import Endpoint, Inhabitant
-from runner.job.keeper import NAMESPACES, Keeper, argv, boot_id
-from runner.kernel import netlink, process, signals, syscalls, userns
+from runner.job.keeper import NAMESPACES, Keeper, argv
+from runner.kernel import boot, netlink, process, signals, syscalls, userns
 from runner.record import NamedTuple
 from runner.sandbox import network, uplink
 
@@ -48,7 +48,7 @@ class Starting:
             pid = process.receive(self._child, self._answer)
         except OSError as e:
             raise _failed(e.strerror or str(e)) from e
-        return Keeper(pid, process.start_time(pid), boot_id())
+        return Keeper(pid, process.start_time(pid), boot.boot_id())
 
     def online(self) -> None:
         """Wait until the router stands and the network has its way out. Raises InfraError with what failed. Call once."""

@@ -5,8 +5,8 @@ import os
 from runner.job import prepare
 from runner.job.surroundings import Surroundings
 from runner.kernel import files, process, signals
-from runner.model import ContainerSpec, Image, JobSpec, Outcome, RunRequest, VolumeSpec
-from runner.sandbox import mounts
+from runner.model import ContainerSpec, IdMap, Image, JobSpec, Outcome, RunRequest, VolumeSpec
+from runner.sandbox import build_users, mounts
 
 CONTAINER = "main"
 
@@ -17,7 +17,7 @@ def run(request: RunRequest, around: Surroundings) -> Outcome:
     Raises RunnerErrors; crun.StartFailure when the program cannot be started. Moves this process into the job: call once.
     """
     spec = job_spec(request, around, key=f"run-{os.getpid()}-{os.urandom(3).hex()}")
-    current = prepare.prepare(spec, around, fetch=lambda asked: fetch(asked, around), facts={}, lasting=False)
+    current = prepare.prepare(spec, around, fetch=lambda asked, id_map: fetch(asked, around, id_map), facts={}, lasting=False)
     from runner.job import limits, step  # loaded by `prepare` in the meantime
 
     pidfd = process.open_pidfd(current.keeper.pid, current.keeper.started)
@@ -55,7 +55,7 @@ def job_spec(request: RunRequest, around: Surroundings, *, key: str) -> JobSpec:
     )
     return JobSpec(
         key=key,
-        build_user=request.build_user or "local",
+        build_user=request.build_user or build_users.LOCAL,
         containers=(container,),
         network=request.network or "default",
         shared_id=shared_id(volumes, request.user),
@@ -73,12 +73,12 @@ def shared_id(volumes: tuple[VolumeSpec, ...], user: str) -> int | None:
     return int(number) if number.isascii() and number.isdigit() and int(number) < 65536 else 0
 
 
-def fetch(asked: ContainerSpec, around: Surroundings) -> Image:
-    """Return the stored image of a container, or pull it where its policy says so."""
+def fetch(asked: ContainerSpec, around: Surroundings, id_map: IdMap) -> Image:
+    """Return the stored image of a container with an id map, or pull it where its policy says so."""
     from runner.image import images
 
     if asked.pull_policy[0] in ("if-not-present", "never"):
-        stored = images.find(around.store, asked.image, platform=asked.platform)
+        stored = images.find(around.store, asked.image, platform=asked.platform, id_map=id_map)
         if stored:
             return stored
     # the registry client takes 90 ms to import: only those who need the network pay for it
@@ -86,5 +86,6 @@ def fetch(asked: ContainerSpec, around: Surroundings) -> Image:
 
     keychain = auth.Keychain.of_account(around.account.home, os.environ)
     return pull.ensure(
-        asked.image, store=around.store, settings=around.settings, keychain=keychain, policies=asked.pull_policy, platform=asked.platform
-    )
+        asked.image, store=around.store, settings=around.settings, keychain=keychain, policies=asked.pull_policy, platform=asked.platform,
+        id_map=id_map,
+    )  # fmt: skip

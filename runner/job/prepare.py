@@ -15,7 +15,7 @@ from runner.job.endpoint import JOB, Endpoint
 from runner.job.state import JobState
 from runner.job.undo import Undo
 from runner.kernel import files, locks
-from runner.model import ContainerSpec, Image, JobSpec
+from runner.model import ContainerSpec, IdMap, Image, JobSpec
 from runner.sandbox import build_users, network
 
 TYPE_CHECKING = False
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from runner.job.surroundings import Surroundings
 
-    Fetch = Callable[[ContainerSpec], Image]
+    Fetch = Callable[[ContainerSpec, IdMap], Image]
 
 _LONGEST_HOSTNAME = 64  # what uname(2) has room for
 
@@ -33,7 +33,7 @@ _LONGEST_HOSTNAME = 64  # what uname(2) has room for
 def prepare(spec: JobSpec, around: Surroundings, *, fetch: Fetch, facts: dict[str, Any], lasting: bool = True) -> JobState:
     """Make the job that `spec` asks for and return its state; services have been started, not waited for.
 
-    `fetch` returns the stored image of a container, pulling it where its policy says so; it is called while the keeper is being made.
+    `fetch` returns the stored image of a container with an id map, pulling it where its policy says so, while the keeper is being made.
     `lasting` lets the job outlive this process; without it the job ends with it.
     Raises RunnerErrors and then leaves nothing behind.
     """

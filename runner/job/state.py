@@ -51,6 +51,7 @@ class JobState(NamedTuple):
     cgroup: str
     created: float  # seconds since the epoch
     owner: tuple[int, int] = (0, 0)  # as in JobSpec
+    layers: tuple[str, ...] = ()  # "map/name" of all that its containers use, which the collector leaves alone
 
     def container(self, name: str) -> ContainerState:
         """Return a container's record; Bug if the job has none of that name."""
@@ -116,6 +117,7 @@ def _decode(value: dict[str, Any]) -> JobState:
         cgroup=value["cgroup"],
         created=value["created"],
         owner=(value["owner"][0], value["owner"][1]),
+        layers=tuple(value["layers"]),
     )
 
 

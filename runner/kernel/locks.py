@@ -76,6 +76,16 @@ def hold(path: str, *, shared: bool = False, timeout_s: float | None = None) -> 
     return Hold(path, shared, timeout_s)
 
 
+def take(path: str, *, shared: bool = False) -> int:
+    """Return a descriptor that holds the lock until it is closed. Blocks while another process has it."""
+    return _open_locked(path, shared=shared, wait=True, timeout_s=None)
+
+
+def share(fd: int) -> None:
+    """Turn a lock that is held for ourselves alone into a shared one; nobody else can have it in between."""
+    _request(fd, fcntl.F_RDLCK, _F_OFD_SETLK)
+
+
 def try_take(path: str, *, shared: bool = False) -> int | None:
     """Return a descriptor that holds the lock until it is closed, or None if another process has it. Never blocks."""
     try:

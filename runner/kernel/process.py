@@ -11,8 +11,8 @@ import os
 import select
 import time
 
-from runner import errors, log
-from runner.kernel import plain_json, signals, syscalls
+from runner import log
+from runner.kernel import answers, signals, syscalls
 from runner.record import NamedTuple
 
 TYPE_CHECKING = False
@@ -290,19 +290,7 @@ def answer_and_exit(writer: int, function: Callable[[], Any]) -> NoReturn:
     """In a forked child: send what `function` returns or raises to `receive` in the parent, and end."""
     code = 0
     try:
-        try:
-            answer: Any = ["ok", function()]
-        except errors.RunnerError as e:
-            known = next(kind.__name__ for kind in type(e).__mro__ if kind.__module__ == errors.__name__)
-            answer = ["runner", known, e.message, e.hint]
-        except OSError as e:
-            number, words = (e.errno, e.strerror) if e.errno else (errno.EIO, str(e) or type(e).__name__)
-            answer = ["os", number, words, e.filename if isinstance(e.filename, str) else None]
-        except BaseException as e:  # the child must answer whatever happens, and must not run its parent's handlers
-            import traceback
-
-            answer = ["bug", f"{type(e).__name__}: {e}", traceback.format_exc()]
-        data = memoryview(plain_json.dumps(answer).encode())
+        data = memoryview(answers.encode(function))
         while data:
             data = data[os.write(writer, data) :]
     except BaseException:
@@ -316,20 +304,7 @@ def receive(pid: int, reader: int) -> Any:
     with open(reader, "rb") as file:
         raw = file.read()
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    if not raw:
-        raise OSError(errno.ECHILD, f"child process ended without an answer (exit {code})")
-    try:
-        kind, *rest = plain_json.loads(raw)
-    except ValueError as e:
-        raise OSError(errno.ECHILD, f"child process ended in the middle of its answer (exit {code})") from e
-    if kind == "ok":
-        return rest[0]
-    if kind == "runner":
-        raise getattr(errors, rest[0])(rest[1], rest[2])
-    if kind == "os":
-        raise OSError(*rest)
-    log.debug(rest[1])
-    raise errors.Bug(rest[0])
+    return answers.decode(raw, f" (exit {code})")
 
 
 _PF_EXITING = 0x4  # include/linux/sched.h

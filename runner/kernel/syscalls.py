@@ -17,6 +17,9 @@ CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NAME, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 4, 15, 36, 38
 
 RESOLVE_NO_XDEV, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH, RESOLVE_IN_ROOT = 1, 2, 4, 8, 16
+OPEN_TREE_CLONE, AT_EMPTY_PATH, MOVE_MOUNT_F_EMPTY_PATH, MOVE_MOUNT_T_EMPTY_PATH = 1, 0x1000, 0x4, 0x40
+MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV, MOUNT_ATTR_IDMAP = 0x1, 0x2, 0x4, 0x00100000
+_SYS_OPEN_TREE, _SYS_MOVE_MOUNT, _SYS_MOUNT_SETATTR = 428, 429, 442
 _SYS_OPENAT2 = 437  # the same number on every architecture: the call is younger than the unified table
 _SYS_CLOSE_RANGE = 436
 CLOSE_RANGE_CLOEXEC = 4
@@ -87,3 +90,21 @@ def syncfs(fd: int) -> None:
 def close_range(first: int, last: int = 0xFFFFFFFF, *, flags: int = 0) -> None:
     """close_range(2): close every descriptor from `first` to `last`, with CLOSE_RANGE_CLOEXEC (Linux 5.11) at the next exec."""
     _check(_libc.syscall(_SYS_CLOSE_RANGE, ctypes.c_uint(first), ctypes.c_uint(last), ctypes.c_uint(flags)), "close_range")
+
+
+def open_tree(fd: int, flags: int) -> int:
+    """open_tree(2) of what the descriptor `fd` names; with OPEN_TREE_CLONE a mount of it that is nowhere yet. O_CLOEXEC is added."""
+    return _check(_libc.syscall(_SYS_OPEN_TREE, fd, b"", ctypes.c_uint(flags | AT_EMPTY_PATH | os.O_CLOEXEC)), "open_tree")
+
+
+def mount_setattr(fd: int, attributes: int, *, userns_fd: int = 0) -> None:
+    """mount_setattr(2): set attributes of the mount `fd`; with MOUNT_ATTR_IDMAP ids are shown through the user namespace `userns_fd`."""
+    raw = struct.pack("QQQQ", attributes, 0, 0, userns_fd)
+    result = _libc.syscall(_SYS_MOUNT_SETATTR, fd, b"", ctypes.c_uint(AT_EMPTY_PATH), raw, ctypes.c_size_t(len(raw)))
+    _check(result, "mount_setattr")
+
+
+def move_mount(fd: int, target: int) -> None:
+    """move_mount(2): attach the mount `fd` over the directory descriptor `target`."""
+    flags = MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH
+    _check(_libc.syscall(_SYS_MOVE_MOUNT, fd, b"", target, b"", ctypes.c_uint(flags)), "move_mount")

@@ -10,6 +10,8 @@ from runner.kernel.userns import Range
 from runner.model import IDS_PER_BUILD_USER, Account, BuildUser, Extent, IdMap, beside
 
 SUBUID, SUBGID = "/etc/subuid", "/etc/subgid"
+LOCAL = "local"  # whose containers `dockless run` starts
+IMAGES = "(images)"  # who owns the shared layers: no container ever runs with its ids, and no trust domain can be called that
 
 
 def slices(uids: tuple[Range, ...], gids: tuple[Range, ...]) -> list[tuple[int, int]]:

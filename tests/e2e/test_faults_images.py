@@ -195,8 +195,8 @@ DISKS = {
     "unpack": Disk("layers", ":", "cannot unpack layer 1 of image HOST/team/app:latest: No space left on device"),
     "any": Disk(".", "$IMAGES > $DISK/filler; cat /dev/zero >> $DISK/filler 2> /dev/null || true", "No space left on device"),
 }
-# locks of layers and of build users are for good
-_FOR_GOOD = "-path 'layers/s*[0-9]' -o -path 'layers/*.lock' -o -name map.json"
+# locks of layers and of build users are for good, and so are layers that are whole: the next try needs them
+_FOR_GOOD = "-path 'layers/s*[0-9]' -o -path 'layers/*.lock' -o -name map.json -o -path 'layers/s*/[0-9a-f]*'"
 _LEFT = f"find jobs blobs/partial layers -mindepth 1 -not \\( {_FOR_GOOD} \\) | xargs -r echo left:"
 
 

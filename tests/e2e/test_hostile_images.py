@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from runner import paths
-from runner.image import layers
+from runner.image import layer_names
 from tests.support import images, trees
 from tests.support.engine import Engine, Result
 from tests.support.images import TarEntry, busybox_layer, directory, file, symlink
@@ -70,5 +70,5 @@ def test_image_with_the_same_layer_twice_runs(run: Run) -> None:
 def test_setuid_file_is_out_of_reach_for_other_users_of_the_host(run: Run, engine: Engine) -> None:
     assert run("true", [file("su", mode=0o4755)]).code == 0
     store = paths.Store(str(engine.state))
-    for path in (store.layers, store.layer_map(layers.map_name(trees.isolated()))):
+    for path in (store.layers, store.layer_map(layer_names.map_name(trees.isolated()))):
         assert os.stat(path).st_mode & 0o777 == 0o700

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner import paths
-from runner.image import layers
+from runner.image import layer_names, unpacking
 from runner.model import BuildUser, IdMap
 from tests.support import images, stores, trees
 from tests.support.images import directory, file
@@ -56,7 +56,7 @@ def test_second_call_gives_the_same_directories_and_needs_no_blobs(store: paths.
 def test_directories_that_are_there_are_named_while_others_ask_for_them(store: paths.Store) -> None:
     image = stores.add(store, images.build_image([BASE]))
     found = unpacked(store, image)
-    with Holder(Path(store.layer_map_lock(layers.map_name(trees.isolated()))), "shared"):
+    with Holder(Path(store.layer_map_lock(layer_names.map_name(trees.isolated()))), "shared"):
         assert unpacked(store, image) == found
 
 
@@ -72,7 +72,7 @@ def test_layer_that_went_missing_is_unpacked_again_and_the_others_stay(store: pa
     image = stores.add(store, images.build_image([BASE, TOP]))
     top, base = unpacked(store, image)
     before = identities([top])
-    layers.remove(str(base.parent), [base.name], trees.isolated())
+    unpacking.remove(str(base.parent), [base.name], trees.isolated())
     assert unpacked(store, image) == [top, base]
     assert identities([top]) == before
     assert trees.look(base)["etc/conf"].text == "base"
@@ -144,12 +144,12 @@ maps = st.builds(
 
 @given(maps, maps)
 def test_two_maps_have_one_name_only_if_they_are_the_same(one: IdMap, two: IdMap) -> None:
-    assert (layers.map_name(one) == layers.map_name(two)) == (one == two)
+    assert (layer_names.map_name(one) == layer_names.map_name(two)) == (one == two)
 
 
 def test_names_of_maps_for_every_shared_id_are_different_and_safe() -> None:
     user = trees.first_user()
-    names = {layers.map_name(user.shared_map(trees.account(), container_id=number)) for number in range(65536)}
+    names = {layer_names.map_name(user.shared_map(trees.account(), container_id=number)) for number in range(65536)}
     assert len(names) == 65536
     assert {paths.component(name) for name in names} == names
 
@@ -184,4 +184,4 @@ def test_layer_that_describes_its_directories_is_named_by_itself_over_any_base(s
 
 def test_every_name_that_a_layer_gets_is_one_that_the_image_foretells(store: paths.Store) -> None:
     image = stores.add(store, images.build_image([BASE, UNDESCRIBED, TOP, UNDESCRIBED]))
-    assert {path.name for path in unpacked(store, image)} <= layers.names_of(image)
+    assert {path.name for path in unpacked(store, image)} <= layer_names.names_of(image)

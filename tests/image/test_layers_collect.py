@@ -9,7 +9,7 @@ import pytest
 from runner import paths
 from runner.errors import InfraError
 from runner.image import images as records
-from runner.image import layers
+from runner.image import layer_names, layer_store
 from runner.job import collect, state
 from runner.kernel import files, locks
 from runner.model import Image
@@ -30,7 +30,7 @@ def store(tmp_path: Path) -> Iterator[paths.Store]:
 
 
 def lock_of(store: paths.Store) -> Path:
-    return Path(store.layer_map_lock(layers.map_name(trees.isolated())))
+    return Path(store.layer_map_lock(layer_names.map_name(trees.isolated())))
 
 
 def recorded(store: paths.Store) -> Image:
@@ -45,12 +45,13 @@ def orphaned(store: paths.Store) -> list[Path]:
 
 
 def collect_all(store: paths.Store) -> int:
-    return layers.collect(store, keep=set(), is_needed=lambda: False)
+    return layer_store.collect(store, keep=set(), used=set)
 
 
-def record_job(store: paths.Store, key: str = "job") -> None:
+def record_job(store: paths.Store, found: list[Path], key: str = "job") -> None:
     os.mkdir(store.job(key))
-    state.save(store, state.JobState(key, trees.first_user(), 0, None, state.NO_KEEPER, {}, {}, "", 0.0))
+    used = tuple(f"{path.parent.name}/{path.name}" for path in found)
+    state.save(store, state.JobState(key, trees.first_user(), 0, None, state.NO_KEEPER, {}, {}, "", 0.0, layers=used))
 
 
 def plant(directory_of_slice: Path) -> None:
@@ -114,7 +115,7 @@ def test_what_a_killed_process_left_goes_even_for_a_stored_image(store: paths.St
     kept = unpacked(store, recorded(store))
     rest = kept[0].with_name(f".{kept[0].name}.0123abcd")
     trees.in_keeper(lambda: plant(rest))
-    assert collect.collect(store) > 0
+    collect.collect(store)
     assert left(store) == {path.name for path in kept}
 
 
@@ -129,13 +130,13 @@ def test_tree_that_fights_its_removal_goes(store: paths.Store) -> None:
 # --- who must not be disturbed
 
 
-def test_nothing_goes_while_a_job_is_alive(store: paths.Store) -> None:
+def test_layers_of_a_job_stay_while_it_lives_and_others_go(store: paths.Store) -> None:
     found = orphaned(store)
-    record_job(store)
+    record_job(store, found[:1])
     with Holder(Path(store.job_lock("job"))):
         collect.collect(store)
-        assert left(store) == {path.name for path in found}
-    assert collect.collect(store) > 50_000
+        assert left(store) == {found[0].name}
+    collect.collect(store)
     assert left(store) == set()
 
 
@@ -158,17 +159,24 @@ def test_map_that_somebody_unpacks_for_is_left_alone_and_the_others_are_not(stor
     assert not gone.exists()
 
 
-def test_need_is_asked_for_where_no_job_can_begin_to_use_a_layer_unseen(store: paths.Store) -> None:
+def test_use_is_asked_for_where_no_job_can_begin_to_use_a_layer_unseen(store: paths.Store) -> None:
     found = orphaned(store)
     answers: list[bool] = []
 
-    def is_needed() -> bool:
+    def used() -> None:
         answers.append(locks.try_take(str(lock_of(store)), shared=True) is None)
-        return True
 
-    layers.collect(store, keep=set(), is_needed=is_needed)
+    layer_store.collect(store, keep=set(), used=used)
     assert answers == [True]
     assert left(store) == {path.name for path in found}
+
+
+def test_layer_that_a_pull_has_claimed_stays(store: paths.Store) -> None:
+    found = orphaned(store)
+    seal = layer_names.read_seal(store, found[0].parent.name, found[0].name)
+    with Holder(Path(store.layer_lock(found[0].parent.name, seal.diff_name)), "shared"):
+        collect_all(store)
+    assert left(store) == {found[0].name}
 
 
 # --- damage
@@ -198,6 +206,6 @@ def test_map_whose_record_was_damaged_can_be_collected_once_it_was_used_again(st
 def test_record_of_another_map_is_damage(store: paths.Store) -> None:
     found = orphaned(store)
     files.write_json(str(found[0].parent / "map.json"), trees.first_user().shared_map(trees.account(), container_id=7))
-    with pytest.raises(InfraError, match="another map"):
+    with pytest.raises(InfraError, match="damaged"):
         collect_all(store)
     assert left(store) == {path.name for path in found}

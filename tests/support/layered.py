@@ -26,8 +26,9 @@ def unpacked(store: paths.Store, image: Image, id_map: IdMap | None = None) -> l
 
 
 def left(store: paths.Store) -> set[str]:
-    """Return the names of what lies in the directories of all maps, besides the maps' records."""
-    return {path.name for path in Path(store.layers).glob("*/*")} - {"map.json"}
+    """Return the names of what lies in the directories of all maps, besides the maps' records, seals and locks."""
+    found = {path.name for path in Path(store.layers).glob("*/*") if path.suffix != ".lock"} - {"map.json"}
+    return {name for name in found if name.removesuffix(".seal") == name or name.removesuffix(".seal") not in found}
 
 
 def short(digest: str) -> str:

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from runner import paths
-from runner.job import gc, keeper, state
+from runner.job import gc, state
 from runner.job.keeper import Keeper
 from runner.job.state import JobState
-from runner.kernel import accounts, process, userns
+from runner.kernel import accounts, boot, process, userns
 from runner.model import BuildUser
 from runner.sandbox import build_users
 from tests.support import stores
@@ -66,7 +66,7 @@ def sleeper() -> Iterator["subprocess.Popen[bytes]"]:
 
 
 def keeper_of(program: "subprocess.Popen[bytes]") -> Keeper:
-    return Keeper(program.pid, process.start_time(program.pid), keeper.boot_id())
+    return Keeper(program.pid, process.start_time(program.pid), boot.boot_id())
 
 
 def test_a_job_whose_keeper_is_dead_goes_with_everything(jobs: Jobs) -> None:

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner import errors, paths
-from runner.job import keeper, state
+from runner.job import state
 from runner.job.keeper import Keeper
 from runner.job.state import ContainerState, JobState
-from runner.kernel import process
+from runner.kernel import boot, process
 from runner.model import BuildUser
 from tests.support import stores
 from tests.support.locks import Holder
@@ -133,7 +133,7 @@ def test_a_store_without_jobs_has_no_keys(tmp_path: Path) -> None:
 
 def test_every_job_that_can_be_read_is_listed_with_its_life(store: paths.Store) -> None:
     dead = save(store)
-    alive = save(store, JOB._replace(key="alive", keeper=Keeper(os.getpid(), process.start_time(os.getpid()), keeper.boot_id())))
+    alive = save(store, JOB._replace(key="alive", keeper=Keeper(os.getpid(), process.start_time(os.getpid()), boot.boot_id())))
     os.mkdir(store.job("half-made"))
     os.mkdir(store.job("damaged"))
     Path(store.job_state("damaged")).write_text("[]")
@@ -142,7 +142,7 @@ def test_every_job_that_can_be_read_is_listed_with_its_life(store: paths.Store) 
 
 @pytest.mark.parametrize("change", [{"pid": 0}, {"started": 1}, {"boot_id": "another boot"}])
 def test_a_keeper_is_pid_start_and_boot_together(store: paths.Store, change: dict[str, Any]) -> None:
-    mine = Keeper(os.getpid(), process.start_time(os.getpid()), keeper.boot_id())
+    mine = Keeper(os.getpid(), process.start_time(os.getpid()), boot.boot_id())
     assert state.is_alive(store, save(store, JOB._replace(keeper=mine)))
     assert not state.is_alive(store, save(store, JOB._replace(keeper=mine._replace(**change))))
 

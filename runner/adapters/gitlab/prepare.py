@@ -17,7 +17,7 @@ from runner.job import services as job_services
 from runner.job.state import JobState
 from runner.job.surroundings import Surroundings
 from runner.kernel import process
-from runner.model import ContainerSpec, Image, JobSpec, VolumeSpec
+from runner.model import ContainerSpec, IdMap, Image, JobSpec, VolumeSpec
 
 _LONGEST_HOST_NAME = 63
 _TOOLS = "/run/dockless/bin"  # where the toolbox finds a gitlab-runner that is not below /usr
@@ -50,8 +50,8 @@ def main(arguments: list[str], environ: Mapping[str, str]) -> int:
     }
     fetched: dict[tuple[str, str], Image] = {}
 
-    def fetch(asked: ContainerSpec) -> Image:
-        image = fetched[asked.image, asked.platform] = _fetch(asked, around, keychain)
+    def fetch(asked: ContainerSpec, id_map: IdMap) -> Image:
+        image = fetched[asked.image, asked.platform] = _fetch(asked, around, keychain, id_map)
         return image
 
     current = job_prepare.prepare(spec, around, fetch=fetch, facts=facts)
@@ -82,10 +82,11 @@ def _refuse_second_start(around: Surroundings, job: payload.Job) -> None:
             )
 
 
-def _fetch(asked: ContainerSpec, around: Surroundings, keychain: auth.Keychain) -> Image:
+def _fetch(asked: ContainerSpec, around: Surroundings, keychain: auth.Keychain, id_map: IdMap) -> Image:
     return pull.ensure(
-        asked.image, store=around.store, settings=around.settings, keychain=keychain, policies=asked.pull_policy, platform=asked.platform
-    )
+        asked.image, store=around.store, settings=around.settings, keychain=keychain, policies=asked.pull_policy, platform=asked.platform,
+        id_map=id_map,
+    )  # fmt: skip
 
 
 def _auth_environ(environ: Mapping[str, str], job_variables: Mapping[str, str]) -> dict[str, str]:

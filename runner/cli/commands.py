@@ -97,9 +97,8 @@ dockless.add_command(
 @click.option("--platform", default="", metavar="OS/ARCH", help="the platform, where an image has several")
 def pull(images: tuple[str, ...], platform: str) -> None:
     """Fetch images into the store, also if they are there already."""
-    from runner.image import auth
+    from runner.image import auth, reference
     from runner.image import pull as image_pull
-    from runner.image import reference
     from runner.sandbox import build_users
 
     around = open_all(os.environ)
@@ -179,6 +178,26 @@ def doctor(as_json: bool, account: str) -> int:
     from runner.cli import doctor as checks
 
     return checks.main(as_json=as_json, account=account, environ=os.environ)
+
+
+@dockless.command()
+@click.option("--account", default="", metavar="NAME", help="whose engine it is [default: the configured one, dockless]")
+@click.option("--slices", default=64, show_default=True, type=click.IntRange(2, 4096), metavar="N", help="build users to grant ids for")
+@click.option("--service", default="gitlab-runner", show_default=True, metavar="UNIT", help="the systemd service of the CI agent")
+@click.option("--dry-run", is_flag=True, help="only print what would be changed")
+@click.option("--undo", is_flag=True, help="take it all back; account and ids stay while there is a store")
+@click.option("--purge", is_flag=True, help="with --undo: remove the store, and then account and ids, as well")
+@click.option("--views", "only", flag_value="views", help="only mount the views, as at boot")
+@click.option("--settle", "only", flag_value="settle", hidden=True)
+@click.option("--delegate", "only", flag_value="delegate", hidden=True)
+def setup(account: str, slices: int, service: str, dry_run: bool, undo: bool, purge: bool, only: str | None) -> int:
+    """Prepare the machine, as root and once: account, ids, views of shared layers, delegation. Prints each change before making it."""
+    from runner.cli import setup as root
+
+    return root.main(
+        os.path.abspath(sys.argv[0]), os.environ,
+        account=account, slices=slices, service=service, dry_run=dry_run, undo=undo, purge=purge, only=only or "",
+    )  # fmt: skip
 
 
 @dockless.command()

@@ -33,8 +33,8 @@ writes down in the job's state which it found before letting go: under the same 
 A layer is not flushed to the disk before it is used. Its seal names the boot that unpacked it, and means nothing after another one, unless
 the layer was settled meanwhile (image.layer_store): after a power failure a layer is whole or is unpacked again.
 
-Outside of the store, made by `dockless setup` and root's alone to change: VIEWS/<uid>/<shared map>/<map>/ shows layers/<shared map>/,
-read-only, with the ids of <map>.
+Outside of the store, made by `dockless setup` and root's alone to change: VIEWS/<uid>/<device>-<inode>/<map>/ shows layers/<shared map>/,
+which is the directory of that device and inode number, read-only, with the ids of <map>.
 
 Inside a job's keeper (its own mount namespace) RUN is a tmpfs that ends with the job. It covers /dev/shm, because that exists everywhere,
 may be traversed by the containers' ids (the state directory may not), and hides nothing that a job could want to see of the host:
@@ -156,14 +156,14 @@ class Store:
         return f"{self.volumes}/{component(build_user)}/{slot}/{component(name)}"
 
 
-def views(uid: int, shared_map: str) -> str:
-    """Name the directory of all views of an account's shared layers."""
-    return f"{VIEWS}/{uid}/{component(shared_map)}"
+def views(uid: int, layers: os.stat_result) -> str:
+    """Name the directory of all views of an account's shared layers, by which directory they are: an account may have several stores."""
+    return f"{VIEWS}/{uid}/{layers.st_dev:x}-{layers.st_ino:x}"
 
 
-def view(uid: int, shared_map: str, map_name: str) -> str:
+def view(uid: int, layers: os.stat_result, map_name: str) -> str:
     """Name the mount point at which shared layers appear with the ids of another map."""
-    return f"{views(uid, shared_map)}/{component(map_name)}"
+    return f"{views(uid, layers)}/{component(map_name)}"
 
 
 def namespace(kind: str, endpoint: str) -> str:

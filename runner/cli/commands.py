@@ -171,6 +171,14 @@ def gc() -> None:
 
 
 @dockless.command()
+def verify() -> int:
+    """Check every stored blob and layer against its digest; what is damaged is replaced or fetched again."""
+    from runner.cli import verify as check
+
+    return check.main(open_all(os.environ), os.environ)
+
+
+@dockless.command()
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
 @click.option("--account", default="", metavar="NAME", help="check this account (as root: the configured one)")
 def doctor(as_json: bool, account: str) -> int:
@@ -184,19 +192,20 @@ def doctor(as_json: bool, account: str) -> int:
 @click.option("--account", default="", metavar="NAME", help="whose engine it is [default: the configured one, dockless]")
 @click.option("--slices", default=64, show_default=True, type=click.IntRange(2, 4096), metavar="N", help="build users to grant ids for")
 @click.option("--service", default="gitlab-runner", show_default=True, metavar="UNIT", help="the systemd service of the CI agent")
+@click.option("--no-systemd", is_flag=True, help="leave systemd alone, as on a machine without it")
 @click.option("--dry-run", is_flag=True, help="only print what would be changed")
 @click.option("--undo", is_flag=True, help="take it all back; account and ids stay while there is a store")
 @click.option("--purge", is_flag=True, help="with --undo: remove the store, and then account and ids, as well")
 @click.option("--views", "only", flag_value="views", help="only mount the views, as at boot")
 @click.option("--settle", "only", flag_value="settle", hidden=True)
 @click.option("--delegate", "only", flag_value="delegate", hidden=True)
-def setup(account: str, slices: int, service: str, dry_run: bool, undo: bool, purge: bool, only: str | None) -> int:
+def setup(account: str, slices: int, service: str, no_systemd: bool, dry_run: bool, undo: bool, purge: bool, only: str | None) -> int:
     """Prepare the machine, as root and once: account, ids, views of shared layers, delegation. Prints each change before making it."""
     from runner.cli import setup as root
 
     return root.main(
         os.path.abspath(sys.argv[0]), os.environ,
-        account=account, slices=slices, service=service, dry_run=dry_run, undo=undo, purge=purge, only=only or "",
+        account=account, slices=slices, service="" if no_systemd else service, dry_run=dry_run, undo=undo, purge=purge, only=only or "",
     )  # fmt: skip
 
 

@@ -136,6 +136,11 @@ def is_present(store: paths.Store, blob: Descriptor) -> bool:
         return False
 
 
+def exists(store: paths.Store, digest: str) -> bool:
+    """Tell whether a blob is there, whatever it holds."""
+    return os.path.exists(store.blob(digest))
+
+
 def remove_damaged(store: paths.Store, blob: Descriptor) -> bool:
     """Read a stored blob whole, and delete it if it has not the content that its digest says; True if it did. Idempotent."""
     path = store.blob(blob.digest)

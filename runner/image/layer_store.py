@@ -99,12 +99,20 @@ def _trash(store: paths.Store, map_name: str, name: str) -> int:
         os.close(fd)
 
 
-def settle(store: paths.Store) -> int:
-    """Make every whole layer survive a power failure, and return how many did not before. Blocks for the disk. Idempotent.
+def _sealed_at(store: paths.Store, layer: Stored) -> float:
+    try:
+        return os.stat(store.layer_seal(layer.map_name, layer.name)).st_mtime
+    except FileNotFoundError:
+        return float("inf")  # collected just now
 
-    Raises OSError when the disk fails: then what was unpacked on it may be anything, and loses its seal.
+
+def settle(store: paths.Store, *, unpacked_before: float = float("inf")) -> int:
+    """Make every whole layer that is older than a time survive a power failure; return how many did not before. Idempotent.
+
+    Blocks for the disk if there are such. Raises OSError when the disk fails: then what was unpacked may be anything, and loses its seal.
     """
     todo = [layer for layer in stored(store) if not layer_names.read_seal(store, layer.map_name, layer.name).settled]
+    todo = [layer for layer in todo if _sealed_at(store, layer) < unpacked_before]
     if not todo:
         return 0
     fd = os.open(store.layers, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

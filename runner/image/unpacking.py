@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 
 from runner import errors, log, paths
-from runner.image import blobs, layer_names, unpacker, views
+from runner.image import blobs, differences, layer_names, unpacker, views
 from runner.kernel import files, locks, userns
 from runner.model import IdMap, Layer, beside
 
@@ -33,9 +33,9 @@ class Unpacking:
     Raises OSError when the disk fails.
     """
 
-    def __init__(self, store: paths.Store, place: views.Place, layers: Sequence[Layer], *, source: str) -> None:
-        """Touch nothing yet; `source` names the image in errors."""
-        self._store, self._place, self._layers, self._source = store, place, layers, source
+    def __init__(self, store: paths.Store, place: views.Place, layers: Sequence[Layer], *, source: str, again: Sequence[int] = ()) -> None:
+        """Touch nothing yet; `source` names the image in errors. Layers at `again` count as missing in any case: for `compare`."""
+        self._store, self._place, self._layers, self._source, self._again = store, place, layers, source, again
         self._held: dict[str, int] = {}
         self._alone: set[str] = set()  # of the held locks
         self._staging: dict[int, str] = {}
@@ -51,7 +51,7 @@ class Unpacking:
             for name in sorted({layer_names.by_diff(self._layers, at) for at in range(len(self._layers))}):
                 self._take(name)
             # one place at a time of a layer that comes twice: most often it is then there for the other one, too
-            lacking = [at for at in range(len(self._layers)) if not self._find(at)]
+            lacking = [at for at in range(len(self._layers)) if not self._is_there(at)]
             missing = sorted({layer_names.by_diff(self._layers, at): at for at in reversed(lacking)}.values())
             self.missing = tuple(missing)
             if missing:
@@ -95,6 +95,24 @@ class Unpacking:
         except BaseException:
             self._give_up()
             raise
+
+    def compare(self, at: int, *, replace: bool) -> str:
+        """Unpack a layer once more from its blob and return how what is there differs, "" if it does not; `replace` puts the new one there.
+
+        Raises as `finish`.
+        """
+        blob = self._layers[at].blob
+        try:
+            filling = self.follow(at, self._store.blob(blob.digest))
+        except FileNotFoundError as e:
+            raise Incomplete(f"blob {blob.digest} is not in the store") from e
+        depends, size_bytes = filling.finish(lambda: self._await_below(at))
+        name = (layer_names.by_chain if depends else layer_names.by_diff)(self._layers, at)
+        path = self._store.layer(self._place.name, name)
+        found = str(userns.call(_with_account(self._place.id_map), lambda: differences.first(path, self._staging[at])))
+        if found and replace:
+            self._settle(at, depends, size_bytes)
+        return found
 
     def abandon(self) -> None:
         """End all unpacking at once: every `finish` that is under way fails. Idempotent."""
@@ -170,14 +188,17 @@ class Unpacking:
     def _find(self, at: int) -> str:
         return layer_names.find(self._store, self._place.name, self._layers, at)
 
+    def _is_there(self, at: int) -> bool:
+        return at not in self._again and bool(self._find(at))
+
     def _take(self, name: str) -> None:
         """Take a layer's lock: shared where it is whole, alone where it has to be unpacked."""
         path = self._store.layer_lock(self._place.name, name)
         places = [at for at in range(len(self._layers)) if layer_names.by_diff(self._layers, at) == name]
         while True:
-            is_there = all(self._find(at) for at in places)
+            is_there = all(self._is_there(at) for at in places)
             fd = locks.take(path, shared=is_there)
-            if all(self._find(at) for at in places) == is_there:
+            if all(self._is_there(at) for at in places) == is_there:
                 self._held[name] = fd
                 if not is_there:
                     self._alone.add(name)
@@ -201,7 +222,7 @@ class Unpacking:
     def _open(self, at: int, stack: ExitStack) -> int:
         """Open a layer's directory, or the one that it is unpacked into, which also stands for a repeated layer's other places."""
         name = layer_names.by_diff(self._layers, at)
-        found = self._find(at)
+        found = self._find(at) if self._is_there(at) else ""
         if not found:
             staging = next(path for other, path in self._staging.items() if layer_names.by_diff(self._layers, other) == name)
             fd = os.open(staging, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

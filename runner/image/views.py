@@ -34,8 +34,8 @@ def place(store: paths.Store, id_map: IdMap) -> Place:
     shared = shared_map(store)
     if shared is not None:
         shared_name = layer_names.map_name(shared)
-        view = paths.view(os.getuid(), shared_name, name)
-        if _is_view_of(view, store.layer_map(shared_name)):
+        view = _find(store.layer_map(shared_name), name)
+        if view:
             return Place(shared_name, shared, view, True)
     return Place(name, id_map, store.layer_map(name), False)
 
@@ -59,9 +59,11 @@ def decode(value: Any) -> IdMap:
     return IdMap(tuple(Extent(*extent) for extent in uids), tuple(Extent(*extent) for extent in gids))
 
 
-def _is_view_of(view: str, directory: str) -> bool:
-    """Tell whether a mount point, which only root can have made, shows this very directory and not one of another store."""
+def _find(directory: str, map_name: str) -> str:
+    """Return the mount point, which only root can have made, that shows a directory with the ids of a map; "" where there is none."""
     try:
-        return os.path.samestat(os.stat(view), os.stat(directory))
+        info = os.stat(directory)
+        view = paths.view(os.getuid(), info, map_name)
+        return view if os.path.samestat(os.stat(view), info) else ""
     except OSError:
-        return False
+        return ""

@@ -101,7 +101,7 @@ def remove_tree(path: str) -> None:
     except PermissionError:
         if not os.path.isdir(path) or os.path.islink(path):
             raise
-    walk = _Walk(path)
+    walk = Walk(path)
     errors: list[OSError] = []
     try:
         while True:
@@ -130,7 +130,7 @@ def remove_tree(path: str) -> None:
         raise errors[0]
 
 
-def _remove_files(walk: _Walk, errors: list[OSError]) -> None:
+def _remove_files(walk: Walk, errors: list[OSError]) -> None:
     """Remove what is not a directory from where the walk is, and note the directories."""
     for name in os.listdir(walk.here):
         try:
@@ -156,7 +156,7 @@ def disk_usage(path: str) -> int:
         return info.st_blocks * 512
     linked: set[tuple[int, int]] = set()
     total = 0
-    walk = _Walk(path)
+    walk = Walk(path)
     try:
         while walk.subdirectories or not walk.is_at_start():
             if not walk.subdirectories:
@@ -173,7 +173,7 @@ def disk_usage(path: str) -> int:
     return total
 
 
-def _measure_files(walk: _Walk, linked: set[tuple[int, int]]) -> int:
+def _measure_files(walk: Walk, linked: set[tuple[int, int]]) -> int:
     """Return the bytes of the files where the walk is, and note the directories; `linked` remembers files of several names."""
     total = 0
     for name in os.listdir(walk.here):
@@ -200,7 +200,7 @@ class _Level(NamedTuple):
     subdirectories: list[str]
 
 
-class _Walk:
+class Walk:
     """A way down and up a tree of any depth that holds one descriptor and resolves no path, so nobody can redirect it."""
 
     def __init__(self, path: str) -> None:

@@ -85,8 +85,7 @@ def _views(_change: Change, _wishes: Wishes, found: Machine) -> None:
     if found.shared is None:
         raise InfraError(f"store {found.store.root} shares no layers yet", "dockless setup")
     wanted = plan.maps(account, found.slices, found.shared)
-    shared = layer_names.map_name(found.shared)
-    below = paths.views(account.uid, shared)
+    below = found.below
     _make_roots_directory(paths.VIEWS, 0o755, gid=0)
     # others on the machine are not to get to the files of images, which may be setuid
     _make_roots_directory(os.path.dirname(below), 0o750, gid=account.gid)
@@ -94,7 +93,7 @@ def _views(_change: Change, _wishes: Wishes, found: Machine) -> None:
     for name in sorted(found.views - set(wanted)):
         syscalls.umount2(f"{below}/{name}", syscalls.MNT_DETACH)
         os.rmdir(f"{below}/{name}")
-    source = _open_layers(found.store.layer_map(shared), account)
+    source = _open_layers(found.store.layer_map(layer_names.map_name(found.shared)), account)
     try:
         for name, id_map in wanted.items():
             target = f"{below}/{name}"
@@ -173,14 +172,14 @@ def _remove_drop_in(_change: Change, wishes: Wishes, found: Machine) -> None:
 
 
 def _remove_views(_change: Change, _wishes: Wishes, found: Machine) -> None:
-    uid = _needed(found).uid
-    for point in machine.every_mount(uid):
-        syscalls.umount2(point, syscalls.MNT_DETACH)  # jobs that run keep theirs
-    files.remove_tree(f"{paths.VIEWS}/{uid}")
-    try:
-        os.rmdir(paths.VIEWS)
-    except OSError:
-        pass  # another account has views
+    for name in found.views:
+        syscalls.umount2(f"{found.below}/{name}", syscalls.MNT_DETACH)  # jobs that run keep theirs
+    files.remove_tree(found.below)
+    for directory in (os.path.dirname(found.below), paths.VIEWS):
+        try:
+            os.rmdir(directory)
+        except OSError:
+            break  # another store or account has views
 
 
 def _unshare(_change: Change, _wishes: Wishes, found: Machine) -> None:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from runner import paths
 from runner.image import layer_names, views
 from runner.kernel import accounts, files, process, userns
-from runner.model import Account, IdMap
+from runner.model import Account, BuildUser, IdMap
 from runner.sandbox import build_users
 
 RECORD = "/etc/dockless/setup.json"
@@ -17,7 +17,7 @@ _SYSTEMD = "/run/systemd/system"  # sd_booted(3)
 
 
 class Wishes(NamedTuple):
-    """What is asked for: `state_dir` "" is the account's own, `service` the unit of the CI agent, `program` this dockless."""
+    """What is asked for: `state_dir` "" is the account's own, `service` the CI agent's unit, "" for no units, `program` this dockless."""
 
     account: str
     state_dir: str
@@ -35,7 +35,7 @@ class Wishes(NamedTuple):
 
 
 class Machine(NamedTuple):
-    """What there is. `shared` is the map on record in the store, None without one; `views` are names of maps with a right mount."""
+    """What there is. `shared` is the map on record in the store, None without one; `views` are the mounts in the directory `below`."""
 
     account: Account | None
     slices: tuple[tuple[int, int], ...]
@@ -43,6 +43,7 @@ class Machine(NamedTuple):
     store: paths.Store
     has_store: bool
     shared: IdMap | None
+    below: str
     views: frozenset[str]
     has_systemd: bool
     unit: str  # texts, "" for none
@@ -54,20 +55,37 @@ def look(wishes: Wishes) -> Machine:
     """Gather everything. For root, who alone may read the store of another account."""
     account = accounts.find(wishes.account)
     store = wishes.store(account.home if account else f"/var/lib/{wishes.account}")
-    shared = views.shared_map(store) if account else None
+    slices = tuple(build_users.available(account)) if account else ()
+    shared, below = _shared(store, account, slices) if account else (None, "")
     return Machine(
         account=account,
-        slices=tuple(build_users.available(account)) if account else (),
+        slices=slices,
         first_free_id=max(userns.first_free_id(build_users.SUBUID), userns.first_free_id(build_users.SUBGID), _above_accounts()),
         store=store,
         has_store=os.path.exists(store.format),
         shared=shared,
-        views=frozenset(_mounted(paths.views(account.uid, layer_names.map_name(shared)))) if account and shared else frozenset(),
-        has_systemd=os.path.isdir(_SYSTEMD),
-        unit=_text(UNIT),
-        drop_in=_text(wishes.drop_in()),
+        below=below,
+        views=frozenset(_mounted(below)),
+        has_systemd=bool(wishes.service) and os.path.isdir(_SYSTEMD),
+        unit=_text(UNIT) if wishes.service else "",
+        drop_in=_text(wishes.drop_in()) if wishes.service else "",
         record=_record(),
     )
+
+
+def _shared(store: paths.Store, account: Account, slices: tuple[tuple[int, int], ...]) -> tuple[IdMap | None, str]:
+    """Return the map on record in the store and where its views belong; (None, "") without a record or its layers.
+
+    The account wrote the record: a map of other ids than its own would show it files of others as if they were its build users'.
+    """
+    shared = views.shared_map(store)
+    if shared is None or shared not in [BuildUser("", 0, *slice_).isolated_map() for slice_ in slices]:
+        return None, ""
+    try:
+        info = os.stat(store.layer_map(layer_names.map_name(shared)))
+    except OSError:
+        return None, ""
+    return shared, paths.views(account.uid, info)
 
 
 def _above_accounts() -> int:
@@ -81,13 +99,6 @@ def _mounted(directory: str) -> list[str]:
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
         points = [line.split(" ")[4] for line in file]
     return [os.path.basename(point) for point in points if os.path.dirname(point) == directory]
-
-
-def every_mount(uid: int) -> list[str]:
-    """Return the mount points of all views of an account, the latest first."""
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-        points = [line.split(" ")[4] for line in file]
-    return [point for point in reversed(points) if point.startswith(f"{paths.VIEWS}/{uid}/")]
 
 
 def _text(path: str) -> str:

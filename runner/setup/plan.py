@@ -63,10 +63,9 @@ def _setup(wishes: Wishes, found: Machine) -> Iterator[Change]:
     if wanted is None:
         yield Change(Kind.views, f"mount read-only views of its shared layers below {paths.VIEWS}")
     elif set(wanted) != found.views:
-        below = paths.views(found.account.uid, layer_names.map_name(found.shared)) if found.account and found.shared else ""
         missing, idle = len(set(wanted) - found.views), len(found.views - set(wanted))
         stale = f", unmount {idle} that nobody needs" if idle else ""
-        yield Change(Kind.views, f"mount {missing} read-only views of the shared layers below {below}{stale}")
+        yield Change(Kind.views, f"mount {missing} read-only views of the shared layers below {found.below}{stale}")
     if found.has_systemd:
         if found.unit != texts.unit(wishes.program, account=name, state_dir=found.store.root):
             yield Change(Kind.unit, f"write {machine.UNIT}, and enable it, so that the views come back at boot")
@@ -85,8 +84,8 @@ def _undo(wishes: Wishes, found: Machine, *, purge: bool) -> Iterator[Change]:
         yield Change(Kind.remove_drop_in, f"remove {wishes.drop_in()}")
     if found.unit:
         yield Change(Kind.remove_unit, f"disable and remove {machine.UNIT}")
-    if account and machine.every_mount(account.uid):
-        yield Change(Kind.remove_views, f"unmount everything below {paths.VIEWS}/{account.uid}")
+    if found.views:
+        yield Change(Kind.remove_views, f"unmount the {len(found.views)} views below {found.below}")
     if account and found.has_store and purge:
         yield Change(Kind.purge, f"remove the store {found.store.root} with all images and caches")
     elif account and found.shared:

@@ -222,7 +222,7 @@ def test_a_directory_that_is_moved_away_during_removal_leads_nowhere_else(tmp_pa
     (tmp_path / "tree/a/b").mkdir(parents=True)
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere/b").mkdir()
-    walk = files._Walk(str(tmp_path / "tree"))
+    walk = files.Walk(str(tmp_path / "tree"))
     for name in ("tree", "a", "b"):
         walk.enter(name, open_up=False)
     (tmp_path / "tree/a/b").rename(tmp_path / "elsewhere/b")

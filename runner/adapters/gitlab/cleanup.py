@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from runner import layout
 from runner.adapters.gitlab import environment, privileges, start
-from runner.job import cleanup, gc
+from runner.job import cleanup, gc, settle
 
 
 def main(arguments: list[str], environ: Mapping[str, str]) -> int:
@@ -18,4 +18,5 @@ def main(arguments: list[str], environ: Mapping[str, str]) -> int:
     else:
         store, _, account = start.surroundings(environ)
     gc.reap(store, account)
+    settle.settle_old(store)
     return 0

@@ -74,6 +74,7 @@ def _every(facts: Facts) -> Iterator[Check]:
     )
     yield _tried("seccomp profile", facts.profile, seccomp.PROFILE, mend="apt-get install --reinstall golang-github-containers-common")
     yield _delegation(facts)
+    yield _shared_layers(facts)
     yield _tried("container", facts.container, "`true` ran in one", mend="dockless --debug run --image toolbox -- true")
 
 
@@ -191,6 +192,14 @@ def _delegation(facts: Facts) -> Check:
     if not facts.unified:
         mend = "sed -i 's/^GRUB_CMDLINE_LINUX=\"/&systemd.unified_cgroup_hierarchy=1 /' /etc/default/grub && update-grub && reboot"
     return Check("control groups", WARNING, f"limits are not enforced: {facts.delegation.reason}", mend)
+
+
+def _shared_layers(facts: Facts) -> Check:
+    name = "shared layers"
+    if facts.shared:
+        return Check(name, OK, "all build users see one copy of each image")
+    setup = f"dockless --state-dir {shlex.quote(facts.state_dir)} setup --account {facts.account.name}"
+    return Check(name, WARNING, "each build user unpacks images for itself: the first job of each waits, and takes the room again", setup)
 
 
 def _tried(name: str, tried: Try, worked: str, *, mend: str = "") -> Check:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from runner import errors, layout, paths
 from runner.config import Settings
+from runner.image import views
 from runner.job import oneoff
 from runner.job.surroundings import Surroundings
 from runner.kernel import cgroup, files, probe, process, userns
@@ -71,6 +72,7 @@ class Facts(NamedTuple):
     filesystem: str
     free_bytes: int
     attributes: Try
+    shared: bool  # build users see one copy of each layer
 
 
 class Places(NamedTuple):
@@ -130,6 +132,7 @@ def gather(account: Account, state_dir: str, settings: Settings, *, places: Plac
         filesystem=probe.filesystem(found),
         free_bytes=probe.free_bytes(found),
         attributes=_NO_DIRECTORY,
+        shared=_shares(state_dir, build_users.slices(uids, gids)),
     )  # fmt: skip
     slices = build_users.slices(uids, gids)
     id_map = BuildUser("doctor", 0, *slices[0]).keeper_map(account) if slices else None
@@ -160,6 +163,11 @@ def _program(name: str, places: Places) -> Program:
 
     works = attempt(ask)
     return Program(path, version, works)
+
+
+def _shares(state_dir: str, slices: list[tuple[int, int]]) -> bool:
+    """Tell whether the last build user, who cannot own the shared layers, sees them."""
+    return bool(slices) and views.place(paths.Store(state_dir), BuildUser("doctor", 0, *slices[-1]).isolated_map()).is_shared
 
 
 def _format(state_dir: str) -> str:

@@ -44,6 +44,7 @@ GOOD = Facts(
     filesystem="ext4",
     free_bytes=100 * 1024**3,
     attributes=Try(),
+    shared=True,
 )
 REFUSED = Try("unshare: Operation not permitted", errno.EPERM)
 NO_IDS = Try(needs="subordinate ids")
@@ -325,3 +326,8 @@ def test_text_has_aligned_lines_and_each_command_once_below_its_check() -> None:
 
 def test_text_of_a_good_machine_ends_on_a_good_word() -> None:
     assert doctor.text([Check("short", OK, "fine")]).splitlines()[-1] == "everything is fine"
+
+
+def test_machine_without_views_is_told_how_to_share_layers() -> None:
+    check = judge(shared=False)["shared layers"]
+    assert (check.state, check.mend) == (WARNING, "dockless --state-dir /home/ci/.local/share/dockless setup --account ci")

@@ -69,6 +69,17 @@ class GitLab(NamedTuple):
     extra_hosts: tuple[str, ...] = ()  # "name:ip"
 
 
+class Gc(NamedTuple):
+    """`gc:`: how full the disk may be, and how much of it build users keep; 0 means no limit of age or size."""
+
+    high: int = 85  # percent of the file system: above it things that are not in use go, least recently used first …
+    low: int = 70  # … until it is no fuller than this
+    volumes_max_age: int = 30 * 86400
+    volumes_max_size: int = 50 * 1024**3  # of one build user's volumes together
+    storage_max_age: int = 30 * 86400
+    storage_max_size: int = 50 * 1024**3
+
+
 class Settings(NamedTuple):
     """Everything; the default value is what an empty file means."""
 
@@ -80,6 +91,7 @@ class Settings(NamedTuple):
     limits: Limits = Limits()
     service_limits: Limits = Limits()
     gitlab: GitLab = GitLab()
+    gc: Gc = Gc()
 
     def registry(self, name: str) -> Registry:
         """Return how to reach a registry; one that is not configured is reached by https."""
@@ -88,7 +100,7 @@ class Settings(NamedTuple):
 
 def decode(value: list[Any]) -> Settings:
     """Build Settings again from what JSON makes of them (named tuples become lists)."""
-    account, state_dir, images, registries, network, limits, service_limits, gitlab = (_tuples(item) for item in value)
+    account, state_dir, images, registries, network, limits, service_limits, gitlab, gc = (_tuples(item) for item in value)
     lab = GitLab(*gitlab)
     return Settings(
         account=account,
@@ -99,6 +111,7 @@ def decode(value: list[Any]) -> Settings:
         limits=Limits(*limits),
         service_limits=Limits(*service_limits),
         gitlab=lab._replace(services=tuple(ServiceSettings(*service) for service in lab.services)),
+        gc=Gc(*gc),
     )
 
 

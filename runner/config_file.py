@@ -62,6 +62,7 @@ def parse(value: Any, where: str) -> config.Settings:
         limits=_limits(top.table("limits")),
         service_limits=_limits(top.table("service_limits")),
         gitlab=_gitlab(gitlab),
+        gc=_gc(top.table("gc")),
     )
     for table in (images, network, gitlab, top):
         table.refuse_unknown()
@@ -193,6 +194,26 @@ def _limits(table: "_Table") -> model.Limits:
     )
     table.refuse_unknown()
     return limits
+
+
+def _gc(table: "_Table") -> config.Gc:
+    default = config.Gc()
+
+    def bound(parse: Callable[[str], int]) -> Callable[[str], int]:
+        return lambda text: 0 if text.strip() == "0" else parse(text)
+
+    found = config.Gc(
+        high=table.integer("high", default.high, low=0, high=100),
+        low=table.integer("low", default.low, low=0, high=100),
+        volumes_max_age=table.convert("volumes_max_age", bound(quantities.parse_duration), default.volumes_max_age),
+        volumes_max_size=table.convert("volumes_max_size", bound(quantities.parse_size), default.volumes_max_size),
+        storage_max_age=table.convert("storage_max_age", bound(quantities.parse_duration), default.storage_max_age),
+        storage_max_size=table.convert("storage_max_size", bound(quantities.parse_size), default.storage_max_size),
+    )
+    table.refuse_unknown()
+    if found.low > found.high:
+        raise UserError(f"configuration {table.where}low: {found.low} is above high, which is {found.high}", "make it smaller")
+    return found
 
 
 def _policies(table: "_Table", key: str) -> tuple[str, ...]:

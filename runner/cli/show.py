@@ -2,6 +2,8 @@
 
 import time
 
+from runner import quantities
+
 
 def table(rows: list[list[str]], header: tuple[str, ...]) -> str:
     """Return the rows below an upper-case header, each column as wide as its widest cell."""
@@ -22,11 +24,7 @@ def size(count: int) -> str:
 
 def age(created: float) -> str:
     """Return how long ago a time (seconds since the epoch) was."""
-    seconds = max(0, int(time.time() - created))
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= length:
-            return f"{seconds // length} {unit} ago"
-    return f"{seconds} s ago"
+    return f"{quantities.duration(time.time() - created)} ago"
 
 
 def short_digest(digest: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from runner import config, config_cache, errors
-from runner.config import GitLab, Images, Network, Registry, ServiceSettings, Settings
+from runner.config import Gc, GitLab, Images, Network, Registry, ServiceSettings, Settings
 from runner.kernel import accounts, userns
 from runner.model import BuildUser, Limits
 from runner.sandbox import build_users
@@ -21,6 +21,7 @@ FULL = Settings(
     Limits(1, 2.5, 3),
     Limits(4, 5.5, 6),
     GitLab(services=(ServiceSettings("redis", "r", ("e",), ("c",), (("A", "1"),)), ServiceSettings("db")), volumes=("/x",)),
+    Gc(90, 50, 1, 2, 3, 4),
 )
 
 

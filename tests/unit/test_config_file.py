@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner import config, config_file, errors
-from runner.config import GitLab, Images, Network, Registry, ServiceSettings, Settings
+from runner.config import Gc, GitLab, Images, Network, Registry, ServiceSettings, Settings
 from runner.model import Limits
 from runner.sandbox import network
 
@@ -84,6 +84,7 @@ gitlab:
   disable_entrypoint_overwrite: true
   hostname: build
   extra_hosts: ["db:192.0.2.7", "db6:2001:db8::7"]
+gc: {high: 90, low: 50, volumes_max_age: 14d, volumes_max_size: 20g, storage_max_age: 12h, storage_max_size: 0}
 """) == Settings(
         account="ci",
         state_dir="/srv/dockless",
@@ -113,6 +114,7 @@ gitlab:
             hostname="build",
             extra_hosts=("db:192.0.2.7", "db6:2001:db8::7"),
         ),
+        gc=Gc(90, 50, 14 * 86400, 20 * 1024**3, 12 * 3600, 0),
     )
 
 
@@ -126,6 +128,7 @@ gitlab:
         ("limits: {memroy: 1m}", "limits.memroy", "limits.memory"),
         ("service_limits: {cpu: 1}", "service_limits.cpu", "service_limits.cpus"),
         ("registries: {docker.io: {mirors: []}}", "registries.docker.io.mirors", "registries.docker.io.mirrors"),
+        ("gc: {hihg: 1}", "gc.hihg", "gc.high"),
         ("gitlab: {volume: []}", "gitlab.volume", "gitlab.volumes"),
         ("gitlab: {services: [{nmae: redis}]}", "gitlab.services[0].nmae", "gitlab.services[0].name"),
         ("gitlab: {services: [{name: a}, {name: b, comand: c}]}", "gitlab.services[1].comand", "gitlab.services[1].command"),
@@ -141,7 +144,7 @@ def test_misspelt_key_is_refused_with_the_nearest(refuse: Refuse, text: str, key
 def test_key_that_is_near_nothing_is_refused_with_all_that_there_are(refuse: Refuse, text: str) -> None:
     error = refuse(text)
     assert error.message.endswith(" is not a setting")
-    assert error.hint == "known keys: account, gitlab, images, limits, network, registries, service_limits, state_dir"
+    assert error.hint == "known keys: account, gc, gitlab, images, limits, network, registries, service_limits, state_dir"
 
 
 @pytest.mark.parametrize(
@@ -199,6 +202,10 @@ def test_wrong_type_is_refused_with_the_key_and_the_value(refuse: Refuse, text: 
         ("network: {mtu: 20}", "network.mtu: 20 is out of range", "576"),
         ("network: {dns: [dns.example]}", "network.dns: 'dns.example' is no IP address", "192.0.2.1"),
         ('network: {dns: ["192.0.2.1\\noptions x"]}', "network.dns: '192.0.2.1\\noptions x' is no IP address", "192.0.2.1"),
+        ("gc: {high: 101}", "gc.high: 101 is out of range", "between 0 and 100"),
+        ("gc: {high: 60}", "gc.low: 70 is above high, which is 60", "smaller"),
+        ("gc: {volumes_max_age: 14}", "gc.volumes_max_age: 14 cannot be used", "14d"),
+        ("gc: {storage_max_size: 14d}", "gc.storage_max_size: '14d' cannot be used", "512m"),
         ("limits: {memory: 512x}", "limits.memory: '512x' cannot be used", "512m"),
         ("limits: {memory: 0}", "limits.memory: 0 cannot be used", "512m"),
         ("limits: {memory: .inf}", "limits.memory: inf cannot be used", "512m"),

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from runner import config, config_file, errors
+from runner import config, config_file, errors, quantities
 from runner.adapters.gitlab import environment
 from runner.cli import commands
 from runner.image import bounds
@@ -74,7 +74,9 @@ def test_documented_default_is_the_one_of_the_code(key: str, default: Any) -> No
         assert not default
     else:
         assert re.fullmatch(r"`.+`", said)
-        assert yaml.safe_load(said.strip("`")) == (list(default) if isinstance(default, tuple) else default)
+        value = yaml.safe_load(said.strip("`"))
+        parse = {"age": quantities.parse_duration, "size": quantities.parse_size}.get(key.rpartition("_max_")[2])
+        assert (parse(value) if parse else value) == (list(default) if isinstance(default, tuple) else default)
 
 
 @pytest.mark.parametrize("example", EXAMPLES)

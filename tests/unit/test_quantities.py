@@ -1,4 +1,4 @@
-"""Sizes, cores and counts: what people write, and what nobody can have meant."""
+"""Sizes, cores, counts and durations: what people write, and what nobody can have meant."""
 
 import pytest
 from hypothesis import given
@@ -74,9 +74,29 @@ def test_count_that_means_nothing_is_refused(text: str) -> None:
         quantities.parse_count(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("1s", 1), ("90m", 5400), ("12h", 43200), ("14d", 1209600), ("2W", 1209600), (" 007d ", 604800)]
+)
+def test_duration_is_a_whole_number_with_a_unit(text: str, seconds: int) -> None:
+    assert quantities.parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", [*MEANINGLESS, "0", "0d", "14", "d", "1.5d", "1y", "1dd", "1 d", "1d2h", "9999999999d", "²d"])
+def test_duration_that_means_nothing_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^write a duration such as 14d or 12h$"):
+        quantities.parse_duration(text)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(-5, "0 s"), (59.9, "59 s"), (60, "1 min"), (3600 * 23.9, "23 h"), (86400, "1 d"), (86400 * 400, "400 d")]
+)
+def test_duration_is_told_in_its_largest_unit(seconds: float, text: str) -> None:
+    assert quantities.duration(seconds) == text
+
+
 @given(st.text(max_size=12) | st.text("0123456789.bkmgtiBKMGT ", max_size=12))
 def test_no_text_means_no_limit(text: str) -> None:
-    for parse in (quantities.parse_size, quantities.parse_cpus, quantities.parse_count):
+    for parse in (quantities.parse_size, quantities.parse_cpus, quantities.parse_count, quantities.parse_duration):
         try:
             assert parse(text) > 0
         except ValueError as e:

@@ -14,8 +14,14 @@
     ├── layers/<map>/map.json       the id map
     ├── layers/<map>/.<diff>.<rnd>/ a layer being unpacked; renamed to <diff> when it is whole
     ├── layers/<map>/.<diff>.lock   lock of unpacking, held shared by pulls that will record an image with the layer
-    ├── volumes/<build user>/<slot>/<volume>/   what outlives a job: builds, caches
-    └── jobs/<key>/                 one job                     (lock: jobs/<key>.lock, held while it is being made or ended)
+    ├── volumes/<build user>/<slot>/<volume>/   what outlives a job: builds, caches; .<volume>.used says since when
+    │                               no job was given it
+    ├── storage/<build user>/<engine>/<slot>/   what nested engines keep between jobs; and .<slot>.used
+    │                               (both are claimed and given up under `lock`; .<name>.<rnd>.gone is being removed)
+    ├── gc.log                      what the last collector said that no person had started
+    ├── gc.lock                     held while a plan of deletions is made and carried out
+    └── jobs/<key>/                 one job                     (lock: jobs/<key>.lock, held while it is being made or ended;
+    │                               its first line names the build user)
         ├── state.json              job.state.JobState
         ├── containers/<name>/{upper,work,merged}   a container's own files
         ├── volumes/<volume>/       what ends with the job
@@ -24,10 +30,11 @@
 `<map>` names an id map (image.layers), `<diff>` is the first 24 hex digits of the layer's diff id, or of its chain id after a "c": short,
 because all lower directories of an overlay must fit into one page of mount options.
 
-Lock order: jobs/<key>.lock, layers/<map>/.<diff>.lock (several in the order of their names), lock, images.lock, layers/<map>.lock,
-blobs/partial/<hex>.lock. A lock is held for file operations only; the exception is a download or an unpacking, which holds the lock of its
-own entry. A pull also keeps the locks of its blobs and layers, shared, until it has recorded its image under images.lock; the collector,
-which holds images.lock, therefore only ever tries them. Whoever looks layers up for a job does so under layers/<map>.lock, shared, and
+Lock order: gc.lock, jobs/<key>.lock, layers/<map>/.<diff>.lock (several in the order of their names), lock, images.lock, layers/<map>.lock,
+blobs/partial/<hex>.lock. A lock is held for file operations only; the exceptions are gc.lock, which only collectors want, and a download or
+an unpacking, which holds the lock of its own entry. A pull also keeps the locks of its blobs and layers, shared, until it has recorded its
+image under images.lock; a job that is being made locks the records of its images, shared, until it has their layers; the collector, which
+holds images.lock, therefore only ever tries all of these. Whoever looks layers up for a job does so under layers/<map>.lock, shared, and
 writes down in the job's state which it found before letting go: under the same lock, exclusive, the collector takes layers out of sight.
 
 A layer is not flushed to the disk before it is used. Its seal names the boot that unpacked it, and means nothing after another one, unless
@@ -82,6 +89,9 @@ class Store:
         self.layers = f"{root}/layers"
         self.shared_map = f"{root}/layers/shared.json"
         self.volumes = f"{root}/volumes"
+        self.storage = f"{root}/storage"
+        self.gc_lock = f"{root}/gc.lock"
+        self.gc_log = f"{root}/gc.log"
         self.jobs = f"{root}/jobs"
         self.seccomp = f"{root}/seccomp"
 
@@ -155,6 +165,10 @@ class Store:
         """Name a volume that outlives jobs; one slot is used by one job at a time."""
         return f"{self.volumes}/{component(build_user)}/{slot}/{component(name)}"
 
+    def build_storage(self, build_user: str, engine: str, slot: int) -> str:
+        """Name what one nested engine keeps for a build user between jobs; one slot is used by one job at a time."""
+        return f"{self.storage}/{component(build_user)}/{component(engine)}/{slot}"
+
 
 def views(uid: int, layers: os.stat_result) -> str:
     """Name the directory of all views of an account's shared layers, by which directory they are: an account may have several stores."""
@@ -169,6 +183,18 @@ def view(uid: int, layers: os.stat_result, map_name: str) -> str:
 def namespace(kind: str, endpoint: str) -> str:
     """Name the file, inside a job, that pins a namespace ("net", "ipc", "uts") of an endpoint."""
     return f"{RUN}/ns/{kind}-{endpoint}"
+
+
+def stamp(path: str) -> str:
+    """Name the file whose time says when a volume or build storage was last given to a job."""
+    directory, _, name = path.rpartition("/")
+    return f"{directory}/.{name}.used"
+
+
+def gone(path: str) -> str:
+    """Name the place of a volume or build storage that is being removed, beside it."""
+    directory, _, name = path.rpartition("/")
+    return f"{directory}/.{name}.{os.urandom(4).hex()}.gone"
 
 
 def component(name: str) -> str:

@@ -173,26 +173,42 @@ def collect(store: paths.Store, *, keep: set[str]) -> int:
             if name.endswith(".lock") or (f"sha256:{name}" in keep and directory == store.blobs):
                 continue
             try:
-                freed += _delete(store, f"{directory}/{name}", f"sha256:{name}")
+                freed += _delete(store, f"{directory}/{name}", f"sha256:{name}") or 0
             except OSError as e:
                 errors.append(e)
-    for name in _listing(store.partial):
-        if name.endswith(".lock"):
-            _remove_lock(f"{store.partial}/{name}")
+    remove_idle_locks(store)
     if errors:
         raise InfraError(f"cannot delete from {store.blobs}: {errors[0].strerror}") from errors[0]
     return freed
 
 
-def _delete(store: paths.Store, path: str, digest: str) -> int:
+def discard(store: paths.Store, digest: str) -> bool:
+    """Delete one blob unless a pull has claimed it; tell whether it has gone. The caller holds images.lock and knows that none names it."""
+    return _delete(store, store.blob(digest), digest) is not None
+
+
+def discard_download(store: paths.Store, name: str) -> bool:
+    """Delete what a download left, unless it goes on; tell whether it has gone."""
+    return _delete(store, f"{store.partial}/{name}", f"sha256:{name}") is not None
+
+
+def remove_idle_locks(store: paths.Store) -> None:
+    """Remove the locks of blobs that nobody claims."""
+    for name in _listing(store.partial):
+        if name.endswith(".lock"):
+            _remove_lock(f"{store.partial}/{name}")
+
+
+def _delete(store: paths.Store, path: str, digest: str) -> int | None:
+    """Return the freed bytes; None if the blob is claimed or has gone."""
     fd = locks.try_take(_lock_path(store, digest))
     if fd is None:
-        return 0
+        return None
     try:
-        size = os.stat(path, follow_symlinks=False).st_size
+        size = os.stat(path, follow_symlinks=False).st_blocks * 512
         os.unlink(path)
     except FileNotFoundError:
-        return 0
+        return None
     finally:
         os.close(fd)
     return size

@@ -87,6 +87,35 @@ def remove(store: paths.Store, name: str) -> bool:
     return True
 
 
+def record(store: paths.Store, name: str) -> str:
+    """Name the file on which a name (any that reference.canonical takes) is recorded, if it is; its time says when it was last used."""
+    return _path(store, reference.canonical(name))
+
+
+def claim(store: paths.Store, name: str) -> int | None:
+    """Keep a recorded image from `forget` until the descriptor that is returned is closed, and note its use; None if it is not there."""
+    fd = locks.take_existing(record(store, name), shared=True, wait=True)
+    if fd is not None:
+        os.utime(fd)
+    return fd
+
+
+def forget(store: paths.Store, name: str, *, unless_used_after: float) -> bool:
+    """Forget a name like `remove`, unless somebody has claimed it or used it since; tell whether it is gone now."""
+    path = record(store, name)
+    with locks.hold(store.images_lock):
+        fd = locks.take_existing(path, shared=False, wait=False)
+        if fd is None:
+            return False
+        try:
+            if os.fstat(fd).st_mtime > unless_used_after:
+                return False
+            os.unlink(path)
+        finally:
+            os.close(fd)
+    return True
+
+
 def blobs_of(image: Image) -> tuple[Descriptor, ...]:
     """Return the blobs that an image needs, layers lowest first; a size of -1 is not known here."""
     if image.source == TOOLBOX:

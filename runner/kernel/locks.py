@@ -10,20 +10,22 @@ import os
 import struct
 import time
 
-_F_OFD_SETLK, _F_OFD_SETLKW = 37, 38
+_F_OFD_GETLK, _F_OFD_SETLK, _F_OFD_SETLKW = 36, 37, 38
 
 
-def _request(fd: int, kind: int, command: int) -> None:
+def _request(fd: int, kind: int, command: int) -> int:
+    """Return the kind of the answer, which only F_OFD_GETLK changes."""
     # struct flock on 64-bit Linux: l_type, l_whence, l_start, l_len, l_pid
-    fcntl.fcntl(fd, command, struct.pack("hhqqixxxx", kind, os.SEEK_SET, 0, 0, 0))
+    answer: bytes = fcntl.fcntl(fd, command, struct.pack("hhqqixxxx", kind, os.SEEK_SET, 0, 0, 0))
+    return int(struct.unpack_from("h", answer)[0])
 
 
-def _open_locked(path: str, *, shared: bool, wait: bool, timeout_s: float | None) -> int:
+def _open_locked(path: str, *, shared: bool, wait: bool, timeout_s: float | None, make: int = os.O_CREAT) -> int:
     """Return a locked descriptor of the file that `path` names now; BlockingIOError if it is taken."""
     kind = fcntl.F_RDLCK if shared else fcntl.F_WRLCK
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     while True:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        fd = os.open(path, os.O_RDWR | make | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             if wait and deadline is None:
                 _request(fd, kind, _F_OFD_SETLKW)
@@ -92,3 +94,23 @@ def try_take(path: str, *, shared: bool = False) -> int | None:
         return _open_locked(path, shared=shared, wait=False, timeout_s=None)
     except BlockingIOError:
         return None
+
+
+def take_existing(path: str, *, shared: bool, wait: bool) -> int | None:
+    """Return a descriptor that holds the lock of a file that is there; None if there is none or, without `wait`, if it is taken."""
+    try:
+        return _open_locked(path, shared=shared, wait=wait, timeout_s=None, make=0)
+    except (FileNotFoundError, BlockingIOError):
+        return None
+
+
+def is_held(path: str, *, shared: bool = False) -> bool:
+    """Tell whether some process has a lock that keeps us from taking ours, without disturbing anybody who takes it right now."""
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return False
+    try:
+        return _request(fd, fcntl.F_RDLCK if shared else fcntl.F_WRLCK, _F_OFD_GETLK) != fcntl.F_UNLCK
+    finally:
+        os.close(fd)

@@ -1,8 +1,9 @@
 """Build users: who leases which slice of the account's subordinate ids.
 
-A lease is for good: the slice's ids may own files of its trust domain anywhere in the store, so no other name may ever get them while
-the lease stands.
+A lease stands as long as the slice's ids may own files of its trust domain anywhere in the store: no other name gets them before.
 """
+
+from collections.abc import Sequence
 
 from runner import errors, log, paths
 from runner.kernel import files, locks, userns
@@ -12,6 +13,10 @@ from runner.model import IDS_PER_BUILD_USER, Account, BuildUser, Extent, IdMap, 
 SUBUID, SUBGID = "/etc/subuid", "/etc/subgid"
 LOCAL = "local"  # whose containers `dockless run` starts
 IMAGES = "(images)"  # who owns the shared layers: no container ever runs with its ids, and no trust domain can be called that
+
+
+class NoneFree(errors.InfraError):
+    """Every slice is leased."""
 
 
 def slices(uids: tuple[Range, ...], gids: tuple[Range, ...]) -> list[tuple[int, int]]:
@@ -48,7 +53,7 @@ def _side(own: int, starts: tuple[int, ...]) -> tuple[Extent, ...]:
 def lease(store: paths.Store, account: Account, name: str) -> BuildUser:
     """Return the build user called `name`, leasing the lowest free slice to it the first time. Persistent, safe side by side.
 
-    With a single slice everybody shares it, with a warning. InfraError when there is no slice, or none left.
+    With a single slice everybody shares it, with a warning. InfraError when there is no slice, NoneFree when none is left.
     """
     slots = available(account)
     if not slots:
@@ -65,7 +70,7 @@ def lease(store: paths.Store, account: Account, name: str) -> BuildUser:
             taken = set(known.values())
             free = next((number for number in range(len(slots)) if number not in taken), None)
             if free is None:
-                raise errors.InfraError(f"no slice of subordinate ids is free for {name}: all {len(slots)} are leased", _mend(account))
+                raise NoneFree(f"no slice of subordinate ids is free for {name}: all {len(slots)} are leased", _mend(account))
             known[name] = free
             files.write_json(store.build_users, known)
     number = known[name]
@@ -82,12 +87,25 @@ def every(store: paths.Store, account: Account) -> list[BuildUser]:
     return [BuildUser(name, number, *slots[number]) for name, number in sorted(_read(store).items()) if number < len(slots)]
 
 
-def release(store: paths.Store, name: str) -> None:
-    """Give a slice back. The caller has removed every file of it. Idempotent."""
-    with locks.hold(store.lock):
-        known = _read(store)
-        if known.pop(name, None) is not None:
-            files.write_json(store.build_users, known)
+def confirm(store: paths.Store, account: Account, user: BuildUser) -> None:
+    """Make sure that a lease, which was read without the lock, still stands; one that was released meanwhile is taken again.
+
+    The caller holds `store.lock`. Temporary if the slice has become somebody else's.
+    """
+    known = _read(store)
+    if known.get(user.name) == user.number or len(available(account)) == 1:
+        return
+    if user.name in known or user.number in known.values():
+        raise errors.Temporary(f"the ids of build user {user.name} have just been given to somebody else", "try again")
+    files.write_json(store.build_users, {**known, user.name: user.number})
+
+
+def release(store: paths.Store, names: Sequence[str]) -> None:
+    """Give slices back. The caller holds `store.lock` and has removed every file of them. Idempotent."""
+    known = _read(store)
+    kept = {name: number for name, number in known.items() if name not in names}
+    if kept != known:
+        files.write_json(store.build_users, kept)
 
 
 def _read(store: paths.Store) -> dict[str, int]:

@@ -312,11 +312,16 @@ def test_content_in_memory_is_kept(store: paths.Store) -> None:
 # --- the collector
 
 
+def allocated(path: str) -> int:
+    return os.stat(path).st_blocks * 512
+
+
 def test_collector_takes_what_no_image_needs(store: paths.Store) -> None:
     image = stored_image(store)
     images.add(store, "alpine", image)
     bring(store, Sender(DATA))
-    assert blobs.collect_unused(store) == len(DATA)
+    taken = allocated(store.blob(BLOB.digest))
+    assert blobs.collect_unused(store) == taken >= len(DATA)
     assert images.find(store, "alpine") == image
     images.remove(store, "alpine")
     assert blobs.collect_unused(store) > 0
@@ -329,7 +334,8 @@ def test_collector_leaves_what_a_pull_has_claimed(store: paths.Store) -> None:
         claim.need(BLOB, Sender(DATA).open_at)
         assert blobs.collect_unused(store) == 0
         assert content(store) == DATA
-    assert blobs.collect_unused(store) == len(DATA)
+    taken = allocated(store.blob(BLOB.digest))
+    assert blobs.collect_unused(store) == taken
 
 
 def test_collector_leaves_a_download_under_way_and_takes_a_dead_one(store: paths.Store) -> None:
@@ -338,7 +344,8 @@ def test_collector_leaves_a_download_under_way_and_takes_a_dead_one(store: paths
     with locks.hold(f"{part}.lock"):
         assert blobs.collect_unused(store) == 0
         assert part.exists()
-    assert blobs.collect_unused(store) == 1000
+    taken = allocated(str(part))
+    assert blobs.collect_unused(store) == taken > 0
     assert stores.leftovers(store) == []
 
 

@@ -71,9 +71,9 @@ def test_names_get_the_lowest_free_slice_and_keep_it(store: paths.Store, account
 def test_a_slice_that_was_given_back_is_the_next_to_be_leased(store: paths.Store, account: Account) -> None:
     for name in ("a", "b", "c"):
         build_users.lease(store, account, name)
-    build_users.release(store, "b")
-    build_users.release(store, "b")
-    build_users.release(store, "never leased")
+    build_users.release(store, ["b"])
+    build_users.release(store, ["b"])
+    build_users.release(store, ["never leased"])
     assert build_users.lease(store, account, "d").number == 1
     assert build_users.lease(store, account, "e").number == 3
 

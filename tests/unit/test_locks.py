@@ -101,3 +101,27 @@ def test_a_missing_directory_is_an_error_and_leaks_no_descriptor(tmp_path: Path)
     with locks.hold(str(tmp_path / "lock")):
         locks.try_take(str(tmp_path / "lock"))
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_looking_whether_a_lock_is_held_takes_nothing(tmp_path: Path) -> None:
+    path = str(tmp_path / "lock")
+    assert not locks.is_held(path)
+    assert os.listdir(tmp_path) == []
+    with Holder(Path(path)):
+        assert locks.is_held(path)
+        assert locks.is_held(path, shared=True)
+    with Holder(Path(path), "shared"):
+        assert locks.is_held(path)
+        assert not locks.is_held(path, shared=True)
+    assert not locks.is_held(path)
+
+
+def test_a_file_that_is_not_there_is_not_made_to_be_locked(tmp_path: Path) -> None:
+    path = str(tmp_path / "record")
+    assert locks.take_existing(path, shared=True, wait=True) is None
+    Path(path).touch()
+    with Holder(Path(path), "shared"):
+        assert locks.take_existing(path, shared=False, wait=False) is None
+        fd = locks.take_existing(path, shared=True, wait=False)
+        assert fd is not None
+        os.close(fd)

@@ -159,15 +159,25 @@ def ps(as_json: bool) -> None:
 
 
 @dockless.command()
-def gc() -> None:
-    """Remove what crashed jobs left, and blobs and layers that no image names."""
-    from runner.job import collect
-    from runner.job import gc as job_gc
+@click.option("--dry-run", is_flag=True, help="say what would be removed, and why")
+@click.option("--high", type=click.IntRange(0, 100), metavar="PERCENT", help="the disk is too full above this [default: gc.high]")
+@click.option("--low", type=click.IntRange(0, 100), metavar="PERCENT", help="then go on down to this [default: gc.low]")
+@click.option("--json", "as_json", is_flag=True, help="print JSON")
+def gc(dry_run: bool, high: int | None, low: int | None, as_json: bool) -> None:
+    """Remove what nobody needs and what exceeds its limit; when the disk is too full, what was used longest ago."""
+    from runner.cli import disk
 
-    around = open_all(os.environ)
-    for key in job_gc.reap(around.store, around.account):
-        click.echo(f"removed job {key}")
-    click.echo(f"freed {show.size(collect.collect(around.store))}")
+    disk.gc(open_all(os.environ), high=high, low=low, dry_run=dry_run, as_json=as_json)
+
+
+@dockless.command()
+@click.option("-v", "--verbose", is_flag=True, help="list single images, volumes and build storage")
+@click.option("--json", "as_json", is_flag=True, help="print JSON")
+def df(verbose: bool, as_json: bool) -> None:
+    """Show what takes room on the disk, and how much of it gc could free."""
+    from runner.cli import disk
+
+    disk.df(open_all(os.environ), verbose=verbose, as_json=as_json)
 
 
 @dockless.command()

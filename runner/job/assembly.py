@@ -5,16 +5,18 @@ prepare starts the keeper and loads this file while another process makes it: im
 
 from __future__ import annotations
 
+import os
 import time
 
 from runner import errors, log, paths
+from runner.image import images as stored
 from runner.image import layers
-from runner.job import cleanup, furnish, gc, keeper, limits, services, state
+from runner.job import cleanup, furnish, gc, keeper, last_use, limits, live, services, state
 from runner.job.endpoint import JOB, Endpoint
 from runner.job.state import ContainerState, JobState
 from runner.kernel import files, locks, userns
 from runner.model import Volume, VolumeSpec
-from runner.sandbox import uplink
+from runner.sandbox import build_users, uplink
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from runner.job.keeper_start import Starting
     from runner.job.surroundings import Surroundings
     from runner.job.undo import Undo
-    from runner.model import BuildUser, ContainerSpec, IdMap, Image, JobSpec
+    from runner.model import Account, BuildUser, ContainerSpec, IdMap, Image, JobSpec
     from runner.sandbox import network
 
     Fetch = Callable[[ContainerSpec, IdMap], Image]
@@ -50,7 +52,7 @@ def assemble(
     store = around.store
     undo.add(lambda: cleanup.remove_files(store, spec.key, user, around.account))
     gc.reap(store, around.account, but=spec.key)
-    current = _claim_slot(store, spec, user, facts)
+    current = _claim_slot(store, around.account, spec, user, facts)
     found = _Images(store, current, container_map, fetch)
     images = {asked.name: found.get(asked) for asked in (*spec.services, *spec.containers)}
     lowers = {name: found.layers_of(image) for name, image in images.items()}
@@ -72,11 +74,11 @@ def assemble(
     return current
 
 
-def _claim_slot(store: paths.Store, spec: JobSpec, user: BuildUser, facts: dict[str, Any]) -> JobState:
+def _claim_slot(store: paths.Store, account: Account, spec: JobSpec, user: BuildUser, facts: dict[str, Any]) -> JobState:
     """Choose the lowest slot of the build user that no live job has, and write that down before anybody else looks."""
     with locks.hold(store.lock):
-        alive = [job for job, is_alive in state.every(store) if is_alive and job.key != spec.key]
-        taken = {job.slot for job in alive if job.build_user.name == user.name}
+        build_users.confirm(store, account, user)
+        taken = {job.slot for job in live.look(store).jobs if job.build_user.name == user.name and job.key != spec.key}
         slot = next(number for number in range(len(taken) + 1) if number not in taken)
         files.remove_tree(store.job_state(spec.key))
         files.make_directory(store.job(spec.key))
@@ -85,6 +87,9 @@ def _claim_slot(store: paths.Store, spec: JobSpec, user: BuildUser, facts: dict[
             containers={}, facts=facts, cgroup="", created=time.time(), owner=spec.owner,
         )  # fmt: skip
         state.save(store, claimed)
+    for path in sorted({_kept(store, claimed, wish) for asked in (*spec.containers, *spec.services) for wish in asked.volumes} - {""}):
+        furnish.make_parents(path)
+        last_use.mark(path)
     for name in ("containers", *(("logs",) if spec.services else ())):  # "volumes" comes with the first one
         files.make_directory(f"{store.job(spec.key)}/{name}")
     return claimed
@@ -102,24 +107,30 @@ class _Images:
         """Return a container's image; its layers are unpacked and will stay."""
         wish = (asked.image, asked.pull_policy, asked.platform)
         if wish not in self._found:
-            image = self._fetch(asked, self._map)
             try:
-                self._found[wish] = image, self._lower(image)
+                self._found[wish] = self._bring(asked)
             except errors.Temporary as e:
                 # a blob was damaged, or collected just now: it is absent from now on, and the policy says whether it may come again
                 log.debug(f"image {asked.image} is fetched again: {e.message}")
-                image = self._fetch(asked, self._map)
-                self._found[wish] = image, self._lower(image)
+                self._found[wish] = self._bring(asked)
         return self._found[wish][0]
 
     def layers_of(self, image: Image) -> tuple[str, ...]:
         """Return the lower directories of an image that `get` returned, topmost first; () for the toolbox."""
         return next(lowers for found, lowers in self._found.values() if found is image)
 
-    def _lower(self, image: Image) -> tuple[str, ...]:
-        if image.source == "toolbox":
-            return ()
-        return layers.lower_directories(image, self._map, store=self._store, use=self._use)
+    def _bring(self, asked: ContainerSpec) -> tuple[Image, tuple[str, ...]]:
+        """Fetch an image and find its layers; in between the collector cannot take it, because its record is claimed."""
+        image = self._fetch(asked, self._map)
+        if image.source == stored.TOOLBOX:
+            return image, ()
+        claim = stored.claim(self._store, asked.image)
+        if claim is None:
+            raise errors.Temporary(f"image {asked.image} was removed as soon as it was there", "is `dockless gc` running all the time?")
+        try:
+            return image, layers.lower_directories(image, self._map, store=self._store, use=self._use)
+        finally:
+            os.close(claim)
 
     def _use(self, names: Sequence[str]) -> None:
         used = tuple(dict.fromkeys((*self.state.layers, *names)))
@@ -182,7 +193,12 @@ def _volume(store: paths.Store, current: JobState, wish: VolumeSpec) -> Volume:
         return Volume(wish.source, wish.target, wish.read_only)
     if wish.kind == "job":
         return Volume(store.job_volume(current.key, wish.source), wish.target, wish.read_only)
-    return Volume(store.build_user_volume(current.build_user.name, current.slot, wish.source), wish.target, wish.read_only)
+    return Volume(_kept(store, current, wish), wish.target, wish.read_only)
+
+
+def _kept(store: paths.Store, current: JobState, wish: VolumeSpec) -> str:
+    """Return where a volume is that outlives the job, "" for others."""
+    return store.build_user_volume(current.build_user.name, current.slot, wish.source) if wish.kind == "build-user" else ""
 
 
 def _record(current: JobState, plan: furnish.Plan, users: dict[str, list[int]]) -> JobState:

@@ -183,6 +183,17 @@ def _volumes(container: Container) -> list[Volume]:
 
 def make_volume(path: str, *, owner: tuple[int, int]) -> None:
     """Make the directory of a volume, writable for every user of the container as docker's cache volumes are. Idempotent."""
+    make_parents(path)
+    try:
+        os.mkdir(path)
+    except FileExistsError:
+        return
+    os.chmod(path, 0o777)
+    os.chown(path, *owner)
+
+
+def make_parents(path: str) -> None:
+    """Make the directories above `path`, for the account only. Idempotent."""
     parents = []
     directory = os.path.dirname(path)
     while not os.path.isdir(directory):
@@ -190,9 +201,3 @@ def make_volume(path: str, *, owner: tuple[int, int]) -> None:
         directory = os.path.dirname(directory)
     for parent in reversed(parents):
         files.make_directory(parent)
-    try:
-        os.mkdir(path)
-    except FileExistsError:
-        return
-    os.chmod(path, 0o777)
-    os.chown(path, *owner)

@@ -18,14 +18,25 @@ def reap(store: paths.Store, account: Account, *, but: str = "") -> list[str]:
         if key == but:
             continue
         try:
-            if _try_one(store, key, account):
+            if reap_one(store, key, account):
                 reaped.append(key)
         except (errors.RunnerError, OSError) as e:
             log.warn(f"leftovers of job {key} stay for now: {e}")
     return reaped
 
 
-def _try_one(store: paths.Store, key: str, account: Account) -> bool:
+def remove_idle_locks(store: paths.Store) -> None:
+    """Remove the locks of jobs that never were, or have gone. Never blocks."""
+    for key in state.lock_keys(store):
+        if not os.path.isdir(store.job(key)):
+            fd = locks.try_take(store.job_lock(key))
+            if fd is not None:
+                files.remove_tree(store.job_lock(key))
+                os.close(fd)
+
+
+def reap_one(store: paths.Store, key: str, account: Account) -> bool:
+    """End one job if it is dead and nobody is at it; tell whether it has gone. Never blocks; RunnerError or OSError."""
     fd = locks.try_take(store.job_lock(key))
     if fd is None:
         return False  # somebody is at it

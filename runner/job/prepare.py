@@ -10,7 +10,7 @@ import os
 
 from runner import errors, paths
 from runner.image import reference
-from runner.job import keeper_start, state
+from runner.job import keeper_start, leases, state
 from runner.job.endpoint import JOB, Endpoint
 from runner.job.state import JobState
 from runner.job.undo import Undo
@@ -42,7 +42,8 @@ def prepare(spec: JobSpec, around: Surroundings, *, fetch: Fetch, facts: dict[st
     with Undo() as undo:
         lock = _take_key(store, spec.key, undo)
         undo.add(lambda: files.remove_tree(store.job_lock(spec.key)))
-        user = build_users.lease(store, around.account, spec.build_user)
+        os.pwrite(lock, f"{spec.build_user}\n".encode(), 0)  # job.leases reads it
+        user = leases.lease(store, around.account, spec.build_user)
         container_map = user.isolated_map() if spec.shared_id is None else user.shared_map(around.account, container_id=spec.shared_id)
         addresses = None if spec.network == "none" else network.addresses(around.settings.network.subnet)
         endpoint = _endpoint(spec, addresses)

@@ -44,6 +44,7 @@ class GitLab:
         local = ["**", "oci:/**", "docker-archive:/**"]
         settings["images"] = {"allowed": local, **settings.get("images", {})}
         settings["gitlab"] = {"allowed_services": local, **settings.get("gitlab", {})}
+        settings["gc"] = {"high": 100, **settings.get("gc", {})}  # however full the disk is that tests run on
         self.engine.config.write_text(yaml.safe_dump(settings))
 
     def environment(self) -> dict[str, str]:

@@ -12,7 +12,7 @@ from runner import __version__
 from runner.cli import commands, run_options, show
 from tests.support.engine import Engine, Result
 
-COMMANDS = ("completion", "doctor", "gc", "gitlab", "images", "ps", "pull", "rmi", "run", "version")
+COMMANDS = ("completion", "df", "doctor", "gc", "gitlab", "images", "ps", "pull", "rmi", "run", "version")
 VERBS = ("cleanup", "config", "prepare", "register-snippet", "run")
 
 
@@ -142,7 +142,7 @@ def test_mistake_is_told_in_one_sentence_with_a_hint(engine: Engine, arguments: 
 
 
 @pytest.mark.parametrize(
-    "arguments", [["images"], ["ps"], ["gc"], ["rmi", "x"], ["pull", "x"], ["run", "--", "true"], ["gitlab", "config"]]
+    "arguments", [["images"], ["ps"], ["gc"], ["df"], ["rmi", "x"], ["pull", "x"], ["run", "--", "true"], ["gitlab", "config"]]
 )
 def test_broken_configuration_stops_every_command_the_same_way(engine: Engine, arguments: list[str]) -> None:
     engine.config.write_text("imagse: {}\n")

@@ -11,7 +11,7 @@ from runner import log
 from runner.adapters.gitlab import caller, environment, payload, policy, services, stages, start, volumes
 from runner.errors import InfraError
 from runner.image import auth, pull
-from runner.job import health, state
+from runner.job import gc_background, health, state
 from runner.job import prepare as job_prepare
 from runner.job import services as job_services
 from runner.job.state import JobState
@@ -36,6 +36,7 @@ def main(arguments: list[str], environ: Mapping[str, str]) -> int:
             f"{environment.JOB} is missing", "config_exec has to be `dockless gitlab config`: see `dockless gitlab register-snippet`"
         )
     _refuse_second_start(around, job)
+    gc_background.start_if_full(around)
     job_variables = environment.variables(environ)
     spec = plan(job, around, job_variables, key=key)
     spec = spec._replace(owner=owner)

@@ -1,0 +1,237 @@
+"""What is on the disk and who uses it, as plain data: what `dockless df` shows and `job.gc_plan` chooses from.
+
+Sizes are allocated bytes. Taking the inventory changes nothing and waits for nobody, so all of it may be out of date a moment later.
+"""
+
+import os
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from runner import model, paths
+from runner.image import images, layers
+from runner.job import last_use, live, state, unpacked
+from runner.kernel import files, locks, userns
+from runner.model import Account
+from runner.sandbox import build_users
+
+_REST_AGE_S = 3600.0  # nobody takes longer to write one small file
+
+
+class Image(NamedTuple):
+    """One stored reference, and what it needs on all of its platforms; `layers` are the names that they may have in any map."""
+
+    name: str
+    size_bytes: int  # of the record alone
+    last_used: float
+    blobs: frozenset[str]
+    layers: frozenset[str]
+    in_use: bool = False
+
+
+class Blob(NamedTuple):
+    """A blob; `is_spare` if the layer that it holds is unpacked where everybody finds it."""
+
+    digest: str
+    size_bytes: int
+    in_use: bool = False
+    is_spare: bool = False
+
+
+class Layer(NamedTuple):
+    """An unpacked layer, or what a killed process left of one, whose name begins with a dot."""
+
+    map_name: str
+    name: str
+    size_bytes: int
+    in_use: bool = False
+
+
+class Kept(NamedTuple):
+    """What a build user keeps between jobs: a volume, or what a nested engine stored (`engine` is not "")."""
+
+    build_user: str
+    slot: int
+    name: str
+    path: str
+    size_bytes: int
+    last_used: float
+    in_use: bool = False
+    engine: str = ""
+
+
+class Job(NamedTuple):
+    """A job's directory."""
+
+    key: str
+    size_bytes: int
+    is_dead: bool
+
+
+class Rest(NamedTuple):
+    """A download that somebody broke off, or what a killed process left; the path names it."""
+
+    path: str
+    size_bytes: int
+    in_use: bool = False
+
+
+class Inventory(NamedTuple):
+    """Everything of one store that takes room."""
+
+    images: tuple[Image, ...] = ()
+    blobs: tuple[Blob, ...] = ()
+    layers: tuple[Layer, ...] = ()
+    volumes: tuple[Kept, ...] = ()
+    storage: tuple[Kept, ...] = ()
+    jobs: tuple[Job, ...] = ()
+    downloads: tuple[Rest, ...] = ()
+    rests: tuple[Rest, ...] = ()
+
+    def size_bytes(self) -> int:
+        """Return the size of all of it."""
+        return sum(each.size_bytes for part in self for each in part)
+
+
+class Usage(NamedTuple):
+    """How full a file system is, as df(1) counts: what only root may use is neither used nor available."""
+
+    used_bytes: int
+    available_bytes: int
+
+    def is_above(self, percent: int, *, freed_bytes: int = 0) -> bool:
+        """Tell whether it is fuller than `percent` once some bytes are free."""
+        return (self.used_bytes - freed_bytes) * 100 > percent * (self.used_bytes + self.available_bytes)
+
+    def percent(self) -> float:
+        """Return how much of it is used."""
+        return 100 * self.used_bytes / max(1, self.used_bytes + self.available_bytes)
+
+
+def usage(store: paths.Store) -> Usage:
+    """Return how full the store's file system is."""
+    info = os.statvfs(store.root)
+    return Usage((info.f_blocks - info.f_bfree) * info.f_frsize, info.f_bavail * info.f_frsize)
+
+
+def take(store: paths.Store, account: Account) -> Inventory:
+    """Look at a store. Blocks for as long as walking through all volumes lasts; InfraError when ids cannot be mapped, OSError."""
+    lives = live.look(store)
+    volumes, storage = list(_volumes(store, lives)), list(_storage(store, lives))
+    keys = state.keys(store)
+    gone = [entry.path for kept in (store.volumes, store.storage) for entry in _walk(kept) if entry.name.endswith(".gone")]
+    sizes = iter(_measure(account, [*(each.path for each in (*volumes, *storage)), *map(store.job, keys), *gone]))
+    return Inventory(
+        images=tuple(_images(store, lives)),
+        blobs=tuple(_blobs(store)),
+        layers=tuple(_layers(store, lives)),
+        volumes=tuple(each._replace(size_bytes=next(sizes)) for each in volumes),
+        storage=tuple(each._replace(size_bytes=next(sizes)) for each in storage),
+        jobs=tuple(Job(key, next(sizes), live.is_dead(store, key)) for key in keys),
+        rests=(*(Rest(path, next(sizes)) for path in gone), *_rests(store)),
+        downloads=tuple(_downloads(store)),
+    )
+
+
+def _measure(account: Account, paths_: list[str]) -> list[int]:
+    """Return the sizes of trees; what containers have written only a namespace with all their ids can read."""
+    if not paths_:
+        return []
+    found: list[int] = userns.call(build_users.every_map(account), lambda: [files.disk_usage(path) for path in paths_])
+    return found
+
+
+def _images(store: paths.Store, lives: live.Live) -> Iterator[Image]:
+    by_name: dict[str, list[model.Image]] = {}
+    for name, image in images.all(store):
+        by_name.setdefault(name, []).append(image)
+    for name, found in by_name.items():
+        record = images.record(store, name)
+        try:
+            info = os.stat(record)
+        except FileNotFoundError:
+            continue  # forgotten just now
+        yield Image(
+            name=name,
+            size_bytes=info.st_blocks * 512,
+            last_used=info.st_mtime,
+            blobs=frozenset(blob.digest for image in found for blob in images.blobs_of(image)),
+            layers=frozenset(layer for image in found for layer in layers.names_of(image)),
+            in_use=locks.is_held(record) or lives.has_image(frozenset(image.digest for image in found)),
+        )
+
+
+def _blobs(store: paths.Store) -> Iterator[Blob]:
+    for entry in _entries(store.blobs):
+        digest = f"sha256:{entry.name}"
+        yield Blob(digest, _allocated(entry), locks.is_held(f"{store.partial_blob(digest)}.lock"))
+
+
+def _layers(store: paths.Store, lives: live.Live) -> Iterator[Layer]:
+    for map_name, name, size_bytes in unpacked.stored(store):
+        in_use = locks.is_held(store.layer_map_lock(map_name)) if name.startswith(".") else lives.has_layer(map_name, name)
+        yield Layer(map_name, name, size_bytes, in_use)
+
+
+def _volumes(store: paths.Store, lives: live.Live) -> Iterator[Kept]:
+    for user in _directories(store.volumes):
+        for slot in _directories(user.path):
+            for volume in _directories(slot.path) if slot.name.isdigit() else ():
+                if not volume.name.startswith("."):
+                    yield _kept(volume, lives, build_user=user.name, slot=int(slot.name))
+
+
+def _storage(store: paths.Store, lives: live.Live) -> Iterator[Kept]:
+    for user in _directories(store.storage):
+        for engine in _directories(user.path):
+            for slot in _directories(engine.path):
+                if slot.name.isdigit():
+                    yield _kept(slot, lives, build_user=user.name, slot=int(slot.name))._replace(engine=engine.name)
+
+
+def _kept(entry: os.DirEntry[str], lives: live.Live, *, build_user: str, slot: int) -> Kept:
+    try:
+        last_used = last_use.of(entry.path)
+    except FileNotFoundError:
+        last_used = time.time()  # removed just now
+    return Kept(build_user, slot, entry.name, entry.path, 0, last_used, lives.has_slot(build_user, slot))
+
+
+def _downloads(store: paths.Store) -> Iterator[Rest]:
+    for entry in _entries(store.partial):
+        if not entry.name.endswith(".lock"):
+            yield Rest(entry.path, _allocated(entry), locks.is_held(f"{entry.path}.lock"))
+
+
+def _rests(store: paths.Store) -> Iterator[Rest]:
+    """Find what killed processes were writing: `files.write_atomic` begins such names with a dot."""
+    for directory in (store.root, store.images, store.seccomp):
+        for entry in _entries(directory):
+            if entry.name.startswith(".") and entry.is_file(follow_symlinks=False):
+                yield Rest(entry.path, _allocated(entry), time.time() - entry.stat(follow_symlinks=False).st_mtime < _REST_AGE_S)
+
+
+def _walk(directory: str) -> Iterator[os.DirEntry[str]]:
+    """Yield what lies two directories further down: volumes and storage."""
+    for first in _directories(directory):
+        for second in _directories(first.path):
+            yield from _entries(second.path)
+
+
+def _allocated(entry: os.DirEntry[str]) -> int:
+    try:
+        return entry.stat(follow_symlinks=False).st_blocks * 512
+    except FileNotFoundError:
+        return 0
+
+
+def _directories(path: str) -> list[os.DirEntry[str]]:
+    return [entry for entry in _entries(path) if entry.is_dir(follow_symlinks=False)]
+
+
+def _entries(path: str) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(path) as found:
+            return sorted(found, key=lambda entry: entry.name)
+    except FileNotFoundError:
+        return []

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from runner import model, paths
+from runner import errors, model, paths
 from runner.image import images, layers
 from runner.job import last_use, live, state, unpacked
 from runner.kernel import files, locks, userns
@@ -115,7 +115,14 @@ def usage(store: paths.Store) -> Usage:
 
 
 def take(store: paths.Store, account: Account) -> Inventory:
-    """Look at a store. Blocks for as long as walking through all volumes lasts; InfraError when ids cannot be mapped, OSError."""
+    """Look at a store. Blocks for as long as walking through all volumes lasts. Raises InfraError."""
+    try:
+        return _take(store, account)
+    except OSError as e:
+        raise errors.InfraError(f"cannot look at {e.filename or store.root}: {e.strerror}", "run `dockless doctor`") from e
+
+
+def _take(store: paths.Store, account: Account) -> Inventory:
     lives = live.look(store)
     volumes, storage = list(_volumes(store, lives)), list(_storage(store, lives))
     keys = state.keys(store)
@@ -135,9 +142,16 @@ def take(store: paths.Store, account: Account) -> Inventory:
 
 def _measure(account: Account, paths_: list[str]) -> list[int]:
     """Return the sizes of trees; what containers have written only a namespace with all their ids can read."""
+
+    def measure() -> list[int]:
+        return [files.disk_usage(path) for path in paths_]
+
     if not paths_:
         return []
-    found: list[int] = userns.call(build_users.every_map(account), lambda: [files.disk_usage(path) for path in paths_])
+    try:
+        found: list[int] = userns.call(build_users.every_map(account), measure)
+    except OSError:  # a machine that cannot map ids has not let any container write
+        return measure()
     return found
 
 
@@ -176,8 +190,8 @@ def _layers(store: paths.Store, lives: live.Live) -> Iterator[Layer]:
 def _volumes(store: paths.Store, lives: live.Live) -> Iterator[Kept]:
     for user in _directories(store.volumes):
         for slot in _directories(user.path):
-            for volume in _directories(slot.path) if slot.name.isdigit() else ():
-                if not volume.name.startswith("."):
+            for volume in _directories(slot.path) if slot.name.isdecimal() else ():
+                if _is_ours(volume) and _is_ours(user):
                     yield _kept(volume, lives, build_user=user.name, slot=int(slot.name))
 
 
@@ -185,7 +199,7 @@ def _storage(store: paths.Store, lives: live.Live) -> Iterator[Kept]:
     for user in _directories(store.storage):
         for engine in _directories(user.path):
             for slot in _directories(engine.path):
-                if slot.name.isdigit():
+                if slot.name.isdecimal() and _is_ours(engine) and _is_ours(user):
                     yield _kept(slot, lives, build_user=user.name, slot=int(slot.name))._replace(engine=engine.name)
 
 
@@ -195,6 +209,13 @@ def _kept(entry: os.DirEntry[str], lives: live.Live, *, build_user: str, slot: i
     except FileNotFoundError:
         last_used = time.time()  # removed just now
     return Kept(build_user, slot, entry.name, entry.path, 0, last_used, lives.has_slot(build_user, slot))
+
+
+def _is_ours(entry: os.DirEntry[str]) -> bool:
+    try:
+        return bool(paths.component(entry.name))
+    except ValueError:
+        return False  # somebody else's, or being removed
 
 
 def _downloads(store: paths.Store) -> Iterator[Rest]:

@@ -3,28 +3,13 @@
 A slice that somebody else gets must own no file: what the next tenant's processes may write would be in the hands of the last one's.
 """
 
-from __future__ import annotations
-
 import os
 
 from runner import errors, log, paths
 from runner.job import state
 from runner.kernel import files, locks, userns
+from runner.model import Account, BuildUser
 from runner.sandbox import build_users
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from runner.model import Account, BuildUser
-
-
-def lease(store: paths.Store, account: Account, name: str) -> BuildUser:
-    """Lease a slice like build_users.lease; when none is free, after giving back those that nobody needs."""
-    try:
-        return build_users.lease(store, account, name)
-    except build_users.NoneFree:
-        if not release_idle(store, account):
-            raise
-    return build_users.lease(store, account, name)
 
 
 def release_idle(store: paths.Store, account: Account) -> list[str]:

@@ -10,12 +10,12 @@ import os
 
 from runner import errors, paths
 from runner.image import reference
-from runner.job import keeper_start, leases, state
+from runner.job import keeper_start, state
 from runner.job.endpoint import JOB, Endpoint
 from runner.job.state import JobState
 from runner.job.undo import Undo
 from runner.kernel import files, locks
-from runner.model import ContainerSpec, IdMap, Image, JobSpec
+from runner.model import Account, BuildUser, ContainerSpec, IdMap, Image, JobSpec
 from runner.sandbox import build_users, network
 
 TYPE_CHECKING = False
@@ -43,7 +43,7 @@ def prepare(spec: JobSpec, around: Surroundings, *, fetch: Fetch, facts: dict[st
         lock = _take_key(store, spec.key, undo)
         undo.add(lambda: files.remove_tree(store.job_lock(spec.key)))
         os.pwrite(lock, f"{spec.build_user}\n".encode(), 0)  # job.leases reads it
-        user = leases.lease(store, around.account, spec.build_user)
+        user = _lease(store, around.account, spec.build_user)
         container_map = user.isolated_map() if spec.shared_id is None else user.shared_map(around.account, container_id=spec.shared_id)
         addresses = None if spec.network == "none" else network.addresses(around.settings.network.subnet)
         endpoint = _endpoint(spec, addresses)
@@ -91,6 +91,18 @@ def _is_hostname(name: str) -> bool:
     letters = name.replace("_", "a")
     inner = letters.replace(".", "a").replace("-", "a")
     return inner.isascii() and inner.isalnum() and letters[0].isalnum() and letters[-1].isalnum() and len(name) <= _LONGEST_HOSTNAME
+
+
+def _lease(store: paths.Store, account: Account, name: str) -> BuildUser:
+    """Lease a slice; when none is free, after giving back those that nobody needs any more."""
+    try:
+        return build_users.lease(store, account, name)
+    except build_users.NoneFree:
+        from runner.job import leases  # only for those who are short of ids
+
+        if not leases.release_idle(store, account):
+            raise
+    return build_users.lease(store, account, name)
 
 
 def _take_key(store: paths.Store, key: str, undo: Undo) -> int:

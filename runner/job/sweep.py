@@ -23,14 +23,17 @@ def collect(around: Surroundings, limits: config.Gc, *, report: Report, wait: bo
     `report` hears of each deletion and how many bytes it freed, nothing of those that turned out to be in use. One process does this at a
     time: the next one waits, or (`wait` False) returns False. Goes on past errors and raises the first, as an InfraError.
     """
-    fd = locks.take(around.store.gc_lock) if wait else locks.try_take(around.store.gc_lock)
+    fd = locks.try_take(around.store.gc_lock)
     if fd is None:
-        return False
+        if not wait:
+            return False
+        log.say("Waiting for another `dockless gc` to end ...")
+        fd = locks.take(around.store.gc_lock)
     try:
-        carry_out(plan(around, limits), around, report=report)
-        leases.release_idle(around.store, around.account)
-    except OSError as e:
-        raise errors.InfraError(f"cannot look at {around.store.root}: {e.strerror}", "run `dockless doctor`") from e
+        try:
+            carry_out(plan(around, limits), around, report=report)
+        finally:
+            leases.release_idle(around.store, around.account)
     finally:
         os.close(fd)
     return True

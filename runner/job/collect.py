@@ -1,8 +1,8 @@
 """Collecting what nobody needs: blobs and layers that no stored image names."""
 
-from runner import errors, paths
+from runner import paths
 from runner.image import blobs, images, layer_names, layer_store
-from runner.job import state
+from runner.job import live
 from runner.kernel import locks
 
 
@@ -16,16 +16,5 @@ def collect(store: paths.Store) -> int:
 
 
 def used_layers(store: paths.Store) -> set[str] | None:
-    """Return the layers of all jobs that live or may live, as "map/name"; None if there is a job that may use any.
-
-    An unreadable one may: gc.reap leaves only those of other versions that run.
-    """
-    used: set[str] = set()
-    for key in state.keys(store):
-        try:
-            job = state.load(store, key)
-        except errors.RunnerError:
-            return None
-        if job is not None and state.is_alive(store, job):
-            used.update(job.layers)
-    return used
+    """Return the layers of all jobs that live or may live, as "map/name"; None if there is a job that may use any."""
+    return live.look(store).layers()

@@ -69,8 +69,8 @@ def _left_behind(found: Inventory) -> Iterator[Deletion]:
         if not part.in_use:
             yield Deletion(Kind.DOWNLOAD, part.path, part.size_bytes, "nobody is downloading it")
     for layer in found.layers:
-        if layer.name.startswith(".") and not layer.in_use:
-            yield Deletion(Kind.LAYER, f"{layer.map_name}/{layer.name}", layer.size_bytes, "a killed process left it")
+        if not layer.is_whole and not layer.in_use:
+            yield Deletion(Kind.LAYER, f"{layer.map_name}/{layer.name}", layer.size_bytes, "it is not whole")
 
 
 def _unnamed(found: Inventory) -> Iterator[Deletion]:
@@ -80,7 +80,7 @@ def _unnamed(found: Inventory) -> Iterator[Deletion]:
         if blob.digest not in blobs and not blob.in_use:
             yield Deletion(Kind.BLOB, blob.digest, blob.size_bytes, "no stored image names it")
     for layer in found.layers:
-        if layer.name not in layers and not layer.in_use and not layer.name.startswith("."):
+        if layer.name not in layers and not layer.in_use and layer.is_whole:
             yield Deletion(Kind.LAYER, f"{layer.map_name}/{layer.name}", layer.size_bytes, "no stored image names it")
 
 
@@ -154,7 +154,7 @@ class _Names:
             if not self._blob_names[digest] and not self.blobs[digest].in_use:
                 group.append(Deletion(Kind.BLOB, digest, self.blobs[digest].size_bytes, because))
         for layer in self._layers:
-            if layer.name in image.layers and not self._layer_names[layer.name] and not layer.in_use:
+            if layer.name in image.layers and not self._layer_names[layer.name] and not layer.in_use and layer.is_whole:
                 group.append(Deletion(Kind.LAYER, f"{layer.map_name}/{layer.name}", layer.size_bytes, because))
         return group
 

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from runner import errors, model, paths
-from runner.image import images, layers
-from runner.job import last_use, live, state, unpacked
+from runner.image import images, layer_names, layer_store, layers, unpacking
+from runner.job import last_use, live, state
 from runner.kernel import files, locks, userns
 from runner.model import Account
 from runner.sandbox import build_users
@@ -39,12 +39,13 @@ class Blob(NamedTuple):
 
 
 class Layer(NamedTuple):
-    """An unpacked layer, or what a killed process left of one, whose name begins with a dot."""
+    """An unpacked layer, or what is left of one (`is_whole` False) after a power failure or a killed process."""
 
     map_name: str
     name: str
     size_bytes: int
     in_use: bool = False
+    is_whole: bool = True
 
 
 class Kept(NamedTuple):
@@ -124,18 +125,19 @@ def take(store: paths.Store, account: Account) -> Inventory:
 
 def _take(store: paths.Store, account: Account) -> Inventory:
     lives = live.look(store)
-    volumes, storage = list(_volumes(store, lives)), list(_storage(store, lives))
+    volumes, storage, unpacked = list(_volumes(store, lives)), list(_storage(store, lives)), list(_layers(store, lives))
     keys = state.keys(store)
     gone = [entry.path for kept in (store.volumes, store.storage) for entry in _walk(kept) if entry.name.endswith(".gone")]
-    sizes = iter(_measure(account, [*(each.path for each in (*volumes, *storage)), *map(store.job, keys), *gone]))
-    return Inventory(
-        images=tuple(_images(store, lives)),
-        blobs=tuple(_blobs(store)),
-        layers=tuple(_layers(store, lives)),
+    parts = [f"{store.layer_map(layer.map_name)}/{layer.name}" for layer in unpacked if not layer.is_whole]
+    sizes = iter(_measure(account, [*(each.path for each in (*volumes, *storage)), *map(store.job, keys), *gone, *parts]))
+    return Inventory(  # in the order of `sizes`
         volumes=tuple(each._replace(size_bytes=next(sizes)) for each in volumes),
         storage=tuple(each._replace(size_bytes=next(sizes)) for each in storage),
         jobs=tuple(Job(key, next(sizes), live.is_dead(store, key)) for key in keys),
-        rests=(*(Rest(path, next(sizes)) for path in gone), *_rests(store)),
+        rests=(*[Rest(path, next(sizes)) for path in gone], *_rests(store)),
+        layers=tuple(each if each.is_whole else each._replace(size_bytes=next(sizes)) for each in unpacked),
+        images=tuple(_images(store, lives)),
+        blobs=tuple(_blobs(store)),
         downloads=tuple(_downloads(store)),
     )
 
@@ -170,21 +172,49 @@ def _images(store: paths.Store, lives: live.Live) -> Iterator[Image]:
             size_bytes=info.st_blocks * 512,
             last_used=info.st_mtime,
             blobs=frozenset(blob.digest for image in found for blob in images.blobs_of(image)),
-            layers=frozenset(layer for image in found for layer in layers.names_of(image)),
+            layers=frozenset(layer for image in found for layer in layer_names.names_of(image)),
             in_use=locks.is_held(record) or lives.has_image(frozenset(image.digest for image in found)),
         )
 
 
 def _blobs(store: paths.Store) -> Iterator[Blob]:
+    spare = spare_blobs(store)
     for entry in _entries(store.blobs):
         digest = f"sha256:{entry.name}"
-        yield Blob(digest, _allocated(entry), locks.is_held(f"{store.partial_blob(digest)}.lock"))
+        yield Blob(digest, _allocated(entry), locks.is_held(f"{store.partial_blob(digest)}.lock"), digest in spare)
+
+
+def spare_blobs(store: paths.Store) -> set[str]:
+    """Return the digests of blobs that no image misses, since their layers are among the shared ones."""
+    spare: set[str] = set()
+    missed: set[str] = set()
+    for _, image in images.all(store):
+        for layer, is_shared in zip(image.layers, layers.is_unpacked(store, image, None), strict=True):
+            (spare if is_shared else missed).add(layer.blob.digest)
+    return spare - missed
 
 
 def _layers(store: paths.Store, lives: live.Live) -> Iterator[Layer]:
-    for map_name, name, size_bytes in unpacked.stored(store):
-        in_use = locks.is_held(store.layer_map_lock(map_name)) if name.startswith(".") else lives.has_layer(map_name, name)
-        yield Layer(map_name, name, size_bytes, in_use)
+    """Find the layers, whole or not; the size of what has no seal that fits is measured later."""
+    used = lives.layers()
+    sizes = {(map_name, name): size_bytes for map_name, name, size_bytes in layer_store.stored(store)}
+    for map_name in layers.maps(store):
+        for entry in _directories(store.layer_map(map_name)):
+            if entry.name == layer_names.EMPTY:
+                continue
+            in_use = _is_unpacking(store, map_name, entry.name)
+            if not entry.name.startswith("."):
+                in_use = in_use or used is None or f"{map_name}/{entry.name}" in used
+            size_bytes = sizes.get((map_name, entry.name))
+            yield Layer(map_name, entry.name, size_bytes or 0, in_use, size_bytes is not None)
+
+
+def _is_unpacking(store: paths.Store, map_name: str, name: str) -> bool:
+    """Tell whether somebody has claimed a layer, or is unpacking it into `name`, which begins with a dot then."""
+    if name.startswith(unpacking.TRASH):
+        return False
+    diff_name = name[1:].partition(".")[0] if name.startswith(".") else layer_names.read_seal(store, map_name, name).diff_name
+    return locks.is_held(store.layer_lock(map_name, diff_name))
 
 
 def _volumes(store: paths.Store, lives: live.Live) -> Iterator[Kept]:

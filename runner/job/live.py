@@ -23,9 +23,9 @@ class Live(NamedTuple):
         """Tell whether a job of a build user may live."""
         return not self.is_certain or any(job.build_user.name == name for job in self.jobs)
 
-    def has_layer(self, map_name: str, name: str) -> bool:
-        """Tell whether a container of a job may have this layer below it."""
-        return not self.is_certain or bool(self.jobs)
+    def layers(self) -> set[str] | None:
+        """Return the layers that containers have below them, as "map/name"; None if it may be any."""
+        return {layer for job in self.jobs for layer in job.layers} if self.is_certain else None
 
     def has_image(self, digests: frozenset[str]) -> bool:
         """Tell whether a container of a job was made from one of these manifests."""
@@ -43,6 +43,9 @@ def look(store: paths.Store) -> Live:
         is_held = locks.is_held(store.job_lock(key), shared=True)
         try:
             job = state.load(store, key)
+        except errors.UserError:
+            is_certain = False  # another version's job
+            continue
         except errors.RunnerError:
             is_certain = is_certain and not is_held and not keeper.find(key)
             continue

@@ -6,8 +6,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 
 from runner import config, errors, log, paths
-from runner.image import blobs, images, layers
-from runner.job import gc, gc_plan, inventory, last_use, leases, live, unpacked
+from runner.image import blobs, images, layer_names, layer_store
+from runner.job import collect as leftovers
+from runner.job import gc, gc_plan, inventory, last_use, leases, live
 from runner.job.gc_plan import Deletion, Kind
 from runner.job.surroundings import Surroundings
 from runner.kernel import files, locks, userns
@@ -49,12 +50,15 @@ def carry_out(deletions: Iterable[Deletion], around: Surroundings, *, report: Re
     """Remove what a plan says, unless somebody uses it or has used it since, and locks that nobody holds. Raises like `collect`."""
     first: errors.RunnerError | OSError | None = None
     for kind, group in itertools.groupby(deletions, lambda deletion: deletion.kind):
-        for deletion, freed in _carry_out(kind, list(group), around):
-            if isinstance(freed, int):
-                report(deletion, freed)
-                continue
-            log.debug(f"cannot remove {deletion.kind} {deletion.name}: {freed}")
-            first = first or freed
+        try:
+            for deletion, freed in _carry_out(kind, list(group), around):
+                if isinstance(freed, int):
+                    report(deletion, freed)
+                    continue
+                log.debug(f"cannot remove {deletion.kind} {deletion.name}: {freed}")
+                first = first or freed
+        except (errors.RunnerError, OSError) as e:
+            first = first or e
     gc.remove_idle_locks(around.store)
     blobs.remove_idle_locks(around.store)
     if isinstance(first, OSError):
@@ -77,8 +81,7 @@ def _carry_out(kind: Kind, group: list[Deletion], around: Surroundings) -> Itera
                 named = {blob.digest for _, image in images.all(store) for blob in images.blobs_of(image)}
                 yield from _each(group, lambda each: each.name not in named and blobs.discard(store, each.name))
         case Kind.LAYER:
-            named = {name for _, image in images.all(store) for name in layers.names_of(image)}
-            yield from _each(group, lambda each: _layer(store, each, named))
+            yield from _layers(store, group)
         case Kind.IMAGE:
             yield from _each(group, lambda each: images.forget(store, each.name, unless_used_after=each.last_used))
         case Kind.VOLUME | Kind.STORAGE:
@@ -90,7 +93,10 @@ def _carry_out(kind: Kind, group: list[Deletion], around: Surroundings) -> Itera
         case Kind.REST:
             yield from _each(group, lambda each: _remove(account, each.name))
         case Kind.SPARE:
-            raise errors.Bug("no blob is spare yet")
+            layer_store.settle(store)  # a layer that a power failure may take does not replace its blob
+            with locks.hold(store.images_lock):
+                spare = inventory.spare_blobs(store)
+                yield from _each(group, lambda each: each.name in spare and blobs.discard(store, each.name))
 
 
 def _each(group: list[Deletion], remove: Callable[[Deletion], bool]) -> Iterator[Removed]:
@@ -103,13 +109,28 @@ def _each(group: list[Deletion], remove: Callable[[Deletion], bool]) -> Iterator
             yield deletion, e
 
 
-def _layer(store: paths.Store, deletion: Deletion, named: set[str]) -> bool:
+def _layers(store: paths.Store, group: list[Deletion]) -> Iterator[Removed]:
+    """Remove layers that jobs do not use and, if they are whole, images do not name by now; what is not whole goes with them."""
+    there = [each for each in group if os.path.lexists(_path_of_layer(store, each))]
+    wanted = {each.name for each in there}
+    named = {name for _, image in images.all(store) for name in layer_names.names_of(image)}
+
+    def is_unwanted(map_name: str, name: str) -> bool:
+        return f"{map_name}/{name}" in wanted and not (name in named and layer_names.is_whole(store, map_name, name))
+
+    error: errors.RunnerError | None = None
+    try:
+        layer_store.discard(store, is_unwanted, used=lambda: leftovers.used_layers(store))
+    except errors.RunnerError as e:
+        error = e
+    yield from ((each, each.size_bytes) for each in there if not os.path.lexists(_path_of_layer(store, each)))
+    if error:
+        yield group[0], error
+
+
+def _path_of_layer(store: paths.Store, deletion: Deletion) -> str:
     map_name, _, name = deletion.name.partition("/")
-    if name in named:
-        return False  # pulled again, or its image was used after all
-    before = os.path.lexists(path := f"{store.layer_map(map_name)}/{name}")
-    unpacked.discard(store, {(map_name, name)}, lambda *layer: live.look(store).has_layer(*layer))
-    return before and not os.path.lexists(path)
+    return f"{store.layer_map(map_name)}/{name}"
 
 
 def _kept(store: paths.Store, account: Account, deletion: Deletion) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from runner import config, errors, paths
-from runner.image import blobs, images
+from runner.image import blobs, images, layer_names, views
 from runner.job import gc_plan, inventory, last_use, state, sweep
 from runner.job.gc_plan import Deletion, Kind
 from runner.job.inventory import Usage
@@ -188,6 +188,61 @@ def test_young_temporary_files_stay_and_old_ones_go(disk: Disk) -> None:
     old.touch()
     os.utime(old, (time.time() - 7200,) * 2)
     assert [each.name for each in disk.look() if each.kind is Kind.REST] == [str(old)]
+
+
+def test_what_is_left_of_layers_goes_and_what_is_being_unpacked_stays(disk: Disk) -> None:
+    directory = disk.layers[0].parent
+    for name in (".dead.0123", ".going.0123", ".trash.x.0123", "f" * 24):
+        (directory / name).mkdir()
+        (directory / name / "file").write_bytes(bytes(5000))
+    disk.layers[0].with_suffix(".seal").unlink()
+    with Holder(directory / ".going.lock"):
+        plan = disk.look()
+        rests = [each for each in plan if each.reason == "it is not whole"]
+        assert {each.name.partition("/")[2] for each in rests} == {".dead.0123", ".trash.x.0123", "f" * 24, disk.layers[0].name}
+        assert all(each.size_bytes >= 5000 for each in rests)
+        disk.carry_out(*plan)
+        assert {path.name for path in directory.iterdir()} == {"map.json", ".going.lock", ".going.0123"}
+
+
+def test_layer_that_a_pull_has_claimed_stays(disk: Disk) -> None:
+    images.remove(disk.store, NAME)
+    plan = disk.look()
+    with Holder(disk.layers[0].parent / f".{disk.layers[0].name}.lock", "shared"):
+        assert "layer" not in {kind for kind, _ in disk.carry_out(*plan)}
+        assert "layer" not in {each.kind.value for each in disk.look()}
+
+
+def test_layer_that_a_job_uses_stays_and_no_other(disk: Disk) -> None:
+    (other,) = unpacked(disk.store, stores.add(disk.store, build_image([[file("other", bytes(50_000))]])))
+    with disk.job():
+        job = state.load(disk.store, "job")
+        assert job
+        state.save(disk.store, job._replace(layers=(f"{other.parent.name}/{other.name}",)))
+        assert "layer" in {kind for kind, _ in disk.carry_out()}
+        assert f"{other.parent.name}/{other.name}" not in {each.name for each in disk.look()}
+        disk.carry_out(Deletion(Kind.LAYER, f"{other.parent.name}/{other.name}", 0, "a plan from before"))
+    assert other.is_dir() and not disk.layers[0].exists()
+
+
+def test_blob_whose_layer_is_shared_goes_first_and_its_image_can_still_be_used(disk: Disk) -> None:
+    views.share(disk.store, trees.isolated())
+    before = inventory.take(disk.store, trees.account()).size_bytes()
+    spare = disk.look()[0]
+    assert (spare.kind, spare.name) == (Kind.SPARE, disk.image.layers[0].blob.digest)
+    assert disk.carry_out(spare) == [("spare blob", spare.name)]
+    assert before - inventory.take(disk.store, trees.account()).size_bytes() == spare.size_bytes
+    assert len(stores.blobs(disk.store)) == 2
+    assert images.find(disk.store, NAME) == disk.image
+    assert layer_names.read_seal(disk.store, disk.layers[0].parent.name, disk.layers[0].name).settled
+
+
+def test_spare_blob_whose_layer_has_gone_meanwhile_stays(disk: Disk) -> None:
+    views.share(disk.store, trees.isolated())
+    spare = disk.look()[0]
+    disk.layers[0].with_suffix(".seal").unlink()
+    assert disk.carry_out(spare) == []
+    assert images.find(disk.store, NAME) == disk.image
 
 
 def test_what_has_gone_meanwhile_is_fine(disk: Disk) -> None:

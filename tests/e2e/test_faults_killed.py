@@ -257,7 +257,7 @@ def test_killed_gc_can_be_repeated(gitlab: GitLab, slow: Images) -> None:
     _kill(engine, ["gc"], lambda: len(list(engine.state.glob("layers/*/*"))) < layers or not any(engine.state.glob("blobs/sha256/*")))
     REMOVERS["gc"](gitlab)
     assert half_written(engine) == []
-    assert [path.name for path in engine.state.glob("layers/*/*")] == ["map.json"]
+    assert list(engine.state.glob("layers/*/*")) == []
 
 
 def _kill(engine: Engine, arguments: list[str], phase: Callable[[], object]) -> None:

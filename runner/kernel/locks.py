@@ -7,8 +7,9 @@ again.
 import errno
 import fcntl
 import os
-import struct
+import sys
 import time
+from _struct import pack  # struct.py only passes it on
 
 _F_OFD_GETLK, _F_OFD_SETLK, _F_OFD_SETLKW = 36, 37, 38
 
@@ -16,8 +17,8 @@ _F_OFD_GETLK, _F_OFD_SETLK, _F_OFD_SETLKW = 36, 37, 38
 def _request(fd: int, kind: int, command: int) -> int:
     """Return the kind of the answer, which only F_OFD_GETLK changes."""
     # struct flock on 64-bit Linux: l_type, l_whence, l_start, l_len, l_pid
-    answer: bytes = fcntl.fcntl(fd, command, struct.pack("hhqqixxxx", kind, os.SEEK_SET, 0, 0, 0))
-    return int(struct.unpack_from("h", answer)[0])
+    answer: bytes = fcntl.fcntl(fd, command, pack("hhqqixxxx", kind, os.SEEK_SET, 0, 0, 0))
+    return int.from_bytes(answer[:2], sys.byteorder)
 
 
 def _open_locked(path: str, *, shared: bool, wait: bool, timeout_s: float | None, make: int = os.O_CREAT) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import struct
+from _struct import pack, unpack_from  # struct.py only passes it on
 
 from runner.kernel import syscalls
 
@@ -16,7 +16,7 @@ _AF_INET = 2
 
 
 def _sockaddr(address: str) -> bytes:
-    return struct.pack("=HH4s8x", _AF_INET, 0, bytes(int(octet) for octet in address.split(".")))
+    return pack("=HH4s8x", _AF_INET, 0, bytes(int(octet) for octet in address.split(".")))
 
 
 def _request(number: int, argument: bytes) -> bytes:
@@ -30,13 +30,13 @@ def _request(number: int, argument: bytes) -> bytes:
 def _ifreq(device: str, value: bytes) -> bytes:
     if len(device) > 15:
         raise OSError(errno.ENODEV, os.strerror(errno.ENODEV), device)
-    return struct.pack("16s24s", device.encode(), value)
+    return pack("16s24s", device.encode(), value)
 
 
 def set_up(device: str) -> None:
     """Activate a device."""
-    (flags,) = struct.unpack_from("=H", _request(_SIOCGIFFLAGS, _ifreq(device, b"")), 16)
-    _request(_SIOCSIFFLAGS, _ifreq(device, struct.pack("=H", flags | _IFF_UP)))
+    (flags,) = unpack_from("=H", _request(_SIOCGIFFLAGS, _ifreq(device, b"")), 16)
+    _request(_SIOCSIFFLAGS, _ifreq(device, pack("=H", flags | _IFF_UP)))
 
 
 def set_address(device: str, address: str, netmask: str) -> None:
@@ -57,5 +57,5 @@ def add_reject_route(network: str, netmask: str) -> None:
 
 def _add_route(network: str, netmask: str, gateway: str, flags: int) -> None:
     # struct rtentry of 64-bit Linux: rt_pad1, rt_dst, rt_gateway, rt_genmask, rt_flags, and 64 bytes that stay 0
-    entry = struct.pack("=Q16s16s16sH62x", 0, _sockaddr(network), _sockaddr(gateway), _sockaddr(netmask), flags)
+    entry = pack("=Q16s16s16sH62x", 0, _sockaddr(network), _sockaddr(gateway), _sockaddr(netmask), flags)
     _request(_SIOCADDRT, entry)

@@ -1,11 +1,18 @@
 """System calls that Python's standard library lacks, named as in their man pages; each raises OSError.
 
-Constants are spelled as in the kernel's headers. The only file that imports ctypes.
+Constants are spelled as in the kernel's headers. The only file that calls into C, through the C half of CPython's ctypes: all that its
+Python half would add here are the types of every platform, and 1 ms of imports for each step.
 """
 
-import ctypes
+import _ctypes
 import os
-import struct
+from _struct import pack
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    _Number = _ctypes._SimpleCData[int]
+else:
+    _Number = _ctypes._SimpleCData  # which knows no brackets
 
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND, MS_MOVE, MS_REC = 1, 2, 4, 8, 32, 4096, 8192, 16384
 MS_PRIVATE, MS_SLAVE = 1 << 18, 1 << 19
@@ -25,12 +32,41 @@ _SYS_CLOSE_RANGE = 436
 CLOSE_RANGE_CLOEXEC = 4
 _SOCK_DGRAM = 2
 
-_libc = ctypes.CDLL(None, use_errno=True)
+
+class _Int(_Number):
+    _type_ = "i"
+
+
+class _UnsignedInt(_Number):
+    _type_ = "I"
+
+
+class _UnsignedLong(_Number):
+    _type_ = "L"
+
+
+class _Function(_ctypes.CFuncPtr):
+    _flags_ = _ctypes.FUNCFLAG_CDECL | _ctypes.FUNCFLAG_USE_ERRNO
+    _restype_ = _Int
+
+
+class _Libc:
+    """What is loaded already, as CFuncPtr asks for it."""
+
+    _handle = _ctypes.dlopen(None, os.RTLD_NOW)  # type: ignore[arg-type]  # dlopen(3) takes NULL
+
+
+def _function(name: str) -> _Function:
+    return _Function((name, _Libc))  # type: ignore[arg-type]  # the code asks for nothing but the handle
+
+
+_unshare, _setns, _mount, _umount2, _prctl = map(_function, ("unshare", "setns", "mount", "umount2", "prctl"))
+_socket, _sethostname, _syncfs, _syscall = map(_function, ("socket", "sethostname", "syncfs", "syscall"))
 
 
 def _check(result: int, name: str, path: str | None = None) -> int:
     if result < 0:
-        number = ctypes.get_errno()
+        number = _ctypes.get_errno()
         words = os.strerror(number)
         raise OSError(number, f"{name}: {words}", path)
     return result
@@ -38,73 +74,72 @@ def _check(result: int, name: str, path: str | None = None) -> int:
 
 def unshare(flags: int) -> None:
     """unshare(2)."""
-    _check(_libc.unshare(flags), "unshare")
+    _check(_unshare(flags), "unshare")
 
 
 def setns(fd: int, flags: int) -> None:
     """setns(2); `fd` is a namespace or a pidfd, `flags` then says which of its namespaces (Linux 5.8)."""
-    _check(_libc.setns(fd, flags), "setns")
+    _check(_setns(fd, flags), "setns")
 
 
 def mount(source: str, target: str, kind: str, flags: int = 0, data: str = "") -> None:
     """mount(2); `kind` "" for binds and remounts. The kernel cuts `data` at one page."""
     if len(data.encode()) >= os.sysconf("SC_PAGESIZE"):
         raise OSError(7, "mount: options are longer than one page", target)
-    result = _libc.mount(os.fsencode(source), os.fsencode(target), kind.encode() or None, ctypes.c_ulong(flags), os.fsencode(data) or None)
+    result = _mount(os.fsencode(source), os.fsencode(target), kind.encode() or None, _UnsignedLong(flags), os.fsencode(data) or None)
     _check(result, "mount", target)
 
 
 def umount2(target: str, flags: int = 0) -> None:
     """umount2(2)."""
-    _check(_libc.umount2(os.fsencode(target), flags), "umount2", target)
+    _check(_umount2(os.fsencode(target), flags), "umount2", target)
 
 
 def prctl(option: int, value: int) -> None:
     """prctl(2) for options with one integer."""
-    _check(_libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0), "prctl")
+    _check(_prctl(option, _UnsignedLong(value), 0, 0, 0), "prctl")
 
 
 def socket(family: int) -> int:
     """socket(2) for datagrams, the kind that ioctl(2) of netdevice(7) wants; returns the descriptor."""
-    return _check(_libc.socket(family, _SOCK_DGRAM | os.O_CLOEXEC, 0), "socket")
+    return _check(_socket(family, _SOCK_DGRAM | os.O_CLOEXEC, 0), "socket")
 
 
 def sethostname(name: str) -> None:
     """sethostname(2), in the caller's UTS namespace."""
     raw = name.encode()
-    _check(_libc.sethostname(raw, ctypes.c_size_t(len(raw))), "sethostname")
+    _check(_sethostname(raw, _UnsignedLong(len(raw))), "sethostname")
 
 
 def openat2(dirfd: int, path: str | bytes, flags: int, *, mode: int = 0, resolve: int = RESOLVE_IN_ROOT) -> int:
     """openat2(2): by default `path` is resolved as if `dirfd` were the root. O_CLOEXEC is added."""
-    how = struct.pack("QQQ", flags | os.O_CLOEXEC, mode, resolve)
+    how = pack("QQQ", flags | os.O_CLOEXEC, mode, resolve)
     raw = os.fsencode(path)
-    return _check(_libc.syscall(_SYS_OPENAT2, dirfd, raw, how, ctypes.c_size_t(len(how))), "openat2", os.fsdecode(raw))
+    return _check(_syscall(_SYS_OPENAT2, dirfd, raw, how, _UnsignedLong(len(how))), "openat2", os.fsdecode(raw))
 
 
 def syncfs(fd: int) -> None:
     """syncfs(2): write everything of one file system to its disk."""
-    _check(_libc.syncfs(fd), "syncfs")
+    _check(_syncfs(fd), "syncfs")
 
 
 def close_range(first: int, last: int = 0xFFFFFFFF, *, flags: int = 0) -> None:
     """close_range(2): close every descriptor from `first` to `last`, with CLOSE_RANGE_CLOEXEC (Linux 5.11) at the next exec."""
-    _check(_libc.syscall(_SYS_CLOSE_RANGE, ctypes.c_uint(first), ctypes.c_uint(last), ctypes.c_uint(flags)), "close_range")
+    _check(_syscall(_SYS_CLOSE_RANGE, _UnsignedInt(first), _UnsignedInt(last), _UnsignedInt(flags)), "close_range")
 
 
 def open_tree(fd: int, flags: int) -> int:
     """open_tree(2) of what the descriptor `fd` names; with OPEN_TREE_CLONE a mount of it that is nowhere yet. O_CLOEXEC is added."""
-    return _check(_libc.syscall(_SYS_OPEN_TREE, fd, b"", ctypes.c_uint(flags | AT_EMPTY_PATH | os.O_CLOEXEC)), "open_tree")
+    return _check(_syscall(_SYS_OPEN_TREE, fd, b"", _UnsignedInt(flags | AT_EMPTY_PATH | os.O_CLOEXEC)), "open_tree")
 
 
 def mount_setattr(fd: int, attributes: int, *, userns_fd: int = 0) -> None:
     """mount_setattr(2): set attributes of the mount `fd`; with MOUNT_ATTR_IDMAP ids are shown through the user namespace `userns_fd`."""
-    raw = struct.pack("QQQQ", attributes, 0, 0, userns_fd)
-    result = _libc.syscall(_SYS_MOUNT_SETATTR, fd, b"", ctypes.c_uint(AT_EMPTY_PATH), raw, ctypes.c_size_t(len(raw)))
-    _check(result, "mount_setattr")
+    raw = pack("QQQQ", attributes, 0, 0, userns_fd)
+    _check(_syscall(_SYS_MOUNT_SETATTR, fd, b"", _UnsignedInt(AT_EMPTY_PATH), raw, _UnsignedLong(len(raw))), "mount_setattr")
 
 
 def move_mount(fd: int, target: int) -> None:
     """move_mount(2): attach the mount `fd` over the directory descriptor `target`."""
     flags = MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH
-    _check(_libc.syscall(_SYS_MOVE_MOUNT, fd, b"", target, b"", ctypes.c_uint(flags)), "move_mount")
+    _check(_syscall(_SYS_MOVE_MOUNT, fd, b"", target, b"", _UnsignedInt(flags)), "move_mount")

@@ -52,6 +52,7 @@ may be traversed by the containers' ids (the state directory may not), and hides
     ├── toolbox/                    the toolbox's own files
     ├── c/<name>/                   a container: base.json (its OCI spec), root/ (the mounted overlay), m<i> (volumes), etc/ (hosts, …)
     │   └── <step>/                 one process: bundle (config.json), pid, log
+    ├── bin/crun                    this machine's crun, read-only (sandbox.crun)
     └── crun/                       crun's own state
 """
 

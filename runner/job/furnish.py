@@ -52,6 +52,8 @@ def run(plan: Plan) -> dict[str, list[int]]:
     Raises RunnerErrors; what it made goes away with the keeper and the job's directory.
     """
     owner = (rootfs.owner_of_root(plan.inner_map.uids), rootfs.owner_of_root(plan.inner_map.gids))
+    os.mkdir(os.path.dirname(crun.PROGRAM), 0o755)
+    rootfs.bind(crun.program(), crun.PROGRAM, read_only=True)
     services = [endpoint for endpoint in plan.endpoints if endpoint.name != JOB]  # that one came with the keeper
     inhabitants = [Inhabitant(endpoint, plan.addresses) for endpoint in services]
     ip = netlink.start_ip() if plan.addresses and services else None

@@ -145,19 +145,18 @@ class _Cgroup:
 
 def _start(bundle: str, step_id: str, request: Request, cgroup: _Cgroup) -> int:
     """Fork the process that becomes crun, in the job's PID namespace; returns its pid, or that of its guard."""
-    path = crun.program()
     argv = crun.run_argv(bundle, step_id)
     if log.is_debug():
         log.debug(f"+ {process.display(argv)}")
     if request.guarded:
-        return guard.start(lambda: _become_crun(path, argv, request, cgroup))
+        return guard.start(lambda: _become_crun(argv, request, cgroup))
     pid = os.fork()
     if pid == 0:
-        _become_crun(path, argv, request, cgroup)
+        _become_crun(argv, request, cgroup)
     return pid
 
 
-def _become_crun(path: str, argv: list[str], request: Request, cgroup: _Cgroup) -> NoReturn:
+def _become_crun(argv: list[str], request: Request, cgroup: _Cgroup) -> NoReturn:
     try:
         if not request.terminal:
             os.setsid()  # signals to our process group are ours to pass on
@@ -169,7 +168,7 @@ def _become_crun(path: str, argv: list[str], request: Request, cgroup: _Cgroup) 
         signals.pthread_sigmask(signals.SIG_SETMASK, ())
         for number in (*_FORWARDED, signals.SIGPIPE):
             signals.signal(number, signals.SIG_DFL)
-        os.execve(path, argv, process.minimal_env())
+        os.execve(crun.PROGRAM, argv, process.minimal_env())
     except BaseException as e:  # only exec's failure can be told apart here: its caller reads the exit code
         os.write(2, f"ERROR: cannot start crun: {e}\n".encode())
     finally:

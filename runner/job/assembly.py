@@ -63,7 +63,7 @@ def assemble(
     if spec.services:
         starting.online()  # their endpoints need the bridge
     try:
-        users = keeper.call(current.keeper, lambda: furnish.run(plan))
+        users = keeper.call(current.keeper, lambda: furnish.run(plan), network=bool(spec.services))
     finally:
         if not spec.services:
             starting.online()  # if not, the keeper has ended under us, and this says why

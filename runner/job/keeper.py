@@ -72,8 +72,10 @@ def argv(name: str) -> list[str]:
     return [f"dockless: keeper of {name}", "infinity"]
 
 
-def enter(keeper: Keeper) -> int:
+def enter(keeper: Keeper, *, network: bool = True) -> int:
     """Move this process into the job: its namespaces, as root of the keeper's user namespace. Children are in its PID namespace.
+
+    Without `network` it stays in the network that it has: a young keeper has none of its own yet (keeper_start.Starting).
 
     Returns a pidfd of the keeper, which is out of sight from inside. The caller must be single-threaded.
     Raises InfraError when the keeper has ended.
@@ -86,7 +88,7 @@ def enter(keeper: Keeper) -> int:
             "was the machine out of memory, or the job cleaned up already?",
         ) from e
     try:
-        syscalls.setns(fd, syscalls.CLONE_NEWUSER | NAMESPACES | syscalls.CLONE_NEWNET)
+        syscalls.setns(fd, syscalls.CLONE_NEWUSER | NAMESPACES | (syscalls.CLONE_NEWNET if network else 0))
     except ProcessLookupError as e:
         os.close(fd)
         raise errors.InfraError("job environment is gone: its keeper has just ended") from e
@@ -96,13 +98,16 @@ def enter(keeper: Keeper) -> int:
     return fd
 
 
-def call(keeper: Keeper, function: Callable[[], Any]) -> Any:
-    """Run `function` inside the job, in a child that is also in its PID namespace; return its JSON-able result or raise what it raised."""
+def call(keeper: Keeper, function: Callable[[], Any], *, network: bool = True) -> Any:
+    """Run `function` inside the job, in a child that is also in its PID namespace; return its JSON-able result or raise what it raised.
+
+    `network` as in `enter`.
+    """
 
     parent_pid = os.getpid()
 
     def outer() -> Any:
-        enter(keeper)
+        enter(keeper, network=network)
         process.die_with(parent_pid)  # again: our credentials have changed
         return process.fork_call(function)
 

@@ -17,7 +17,6 @@ from runner.sandbox import network, uplink
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import NoReturn
 
     from runner.model import IdMap
@@ -35,7 +34,10 @@ class Request(NamedTuple):
 
 
 class Starting:
-    """A keeper that is being made, and the pipe that keeps it alive until `commit`."""
+    """A keeper that is being made, and the pipe that keeps it alive until `commit`.
+
+    There are two things to wait for: `ready` means namespaces that can be entered, all but the network's, and `online` everything.
+    """
 
     def __init__(self, child: int, answer: int, online: int, lifeline: int) -> None:
         self._child = child
@@ -43,7 +45,7 @@ class Starting:
         self._lifeline = lifeline
 
     def ready(self) -> Keeper:
-        """Wait until the namespaces are there. Raises InfraError with what failed. Call once, and then `online`."""
+        """Wait until there is a keeper to enter. Raises InfraError with what failed. Call once, and then `online`."""
         try:
             pid = process.receive(self._child, self._answer)
         except OSError as e:
@@ -51,7 +53,7 @@ class Starting:
         return Keeper(pid, process.start_time(pid), boot.boot_id())
 
     def online(self) -> None:
-        """Wait until the router stands and the network has its way out. Raises InfraError with what failed. Call once."""
+        """Wait until the keeper has a network of its own, with a router and a way out. Raises InfraError with what failed. Call once."""
         with open(self._online, "rb") as file:
             words = file.read()
         if words != b"ok":
@@ -125,11 +127,11 @@ def _leave_caller(*, keep: tuple[int, ...]) -> None:
 def _inner(request: Request, lifeline: int, ready: int, online: int) -> NoReturn:
     listener = ready
     try:
-        connect = _furnish(request)
+        _mount()
         os.write(ready, b"ok")
         os.close(ready)
         listener = online
-        connect()
+        _connect(request)
         os.write(online, b"ok")
         os.close(online)
     except BaseException as e:  # the last word of this process: whatever it is must reach the caller
@@ -142,11 +144,8 @@ def _inner(request: Request, lifeline: int, ready: int, online: int) -> NoReturn
     os.execve("/usr/bin/sleep", argv(request.name), {})
 
 
-def _furnish(request: Request) -> Callable[[], None]:
-    """Mount what the job's programs need, and make the router and the endpoint of the job's own containers.
-
-    Returns what is left to be done: to give them their network, while others go on with what needs only namespaces.
-    """
+def _mount() -> None:
+    """Mount what the job's programs need."""
     syscalls.mount("none", "/", "", syscalls.MS_REC | syscalls.MS_PRIVATE)
     flags = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
     syscalls.mount("proc", "/proc", "proc", flags)
@@ -156,27 +155,27 @@ def _furnish(request: Request) -> Callable[[], None]:
     syscalls.mount("tmpfs", paths.RUN, "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, "mode=755")
     for name in ("ns", "c"):
         os.mkdir(f"{paths.RUN}/{name}", 0o755)
+
+
+def _connect(request: Request) -> None:
+    """Make the router, and the endpoint of the job's own containers on it."""
     addresses = request.addresses
     slirp = _fork_uplink(addresses, mtu=request.mtu) if addresses else None
     syscalls.unshare(syscalls.CLONE_NEWNET)
     inhabitant = Inhabitant(request.endpoint, addresses, userns.relative(request.container_map, request.keeper_map))
     inhabitant.pin()
-
-    def connect() -> None:
-        if addresses and slirp:
-            nft, ip = netlink.start_nft(network.router_rules(uplink.DEVICE)), netlink.start_ip()
-            slirp.release()
-            wire = network.attach_command(request.endpoint.number, pid=inhabitant.pid, mtu=request.mtu)
-            netlink.finish_ip(ip, [*network.router_commands(addresses, mtu=request.mtu), wire])
-            nft.finish()
-            with open("/proc/sys/net/ipv4/ip_forward", "w", encoding="utf-8") as file:
-                file.write("1")
-        inhabitant.configure()
-        inhabitant.finish()
-        if slirp:
-            slirp.wait()
-
-    return connect
+    if addresses and slirp:
+        nft, ip = netlink.start_nft(network.router_rules(uplink.DEVICE)), netlink.start_ip()
+        slirp.release()
+        wire = network.attach_command(request.endpoint.number, pid=inhabitant.pid, mtu=request.mtu)
+        netlink.finish_ip(ip, [*network.router_commands(addresses, mtu=request.mtu), wire])
+        nft.finish()
+        with open("/proc/sys/net/ipv4/ip_forward", "w", encoding="utf-8") as file:
+            file.write("1")
+    inhabitant.configure()
+    inhabitant.finish()
+    if slirp:
+        slirp.wait()
 
 
 class _Uplink:

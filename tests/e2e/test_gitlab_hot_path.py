@@ -34,3 +34,24 @@ def test_failing_stage_loads_nothing_slow(engine: Engine, tmp_path: Path) -> Non
         modules = imports.loaded(text_of(attempt)[before:])
     assert "runner.job.step" in modules
     assert imports.slow(modules, stage=True) == set()
+
+
+class Traced(GitLab):
+    """A runner whose run_exec notes the programs that it starts."""
+
+    def driver(self) -> dict[str, list[str]]:
+        """Return the programs of [runners.custom]."""
+        plain = super().driver()
+        return {**plain, "run": ["strace", "-f", "-qq", "-e", "trace=execve,execveat", "-o", str(self.trace), *plain["run"]]}
+
+    @property
+    def trace(self) -> Path:
+        return self.temporary / "trace"
+
+
+def test_stage_starts_crun_once(engine: Engine, tmp_path: Path) -> None:
+    gitlab = Traced(engine, tmp_path)
+    with gitlab.prepared(job()) as attempt:
+        assert attempt.stage("build_script", ["true"]).failure is None
+    started = [line for line in gitlab.trace.read_text().splitlines() if '["crun"' in line]
+    assert len(started) == 1, started

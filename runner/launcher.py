@@ -1,27 +1,51 @@
 """Writing the `dockless` program: a start-up without site-packages' own hooks, which would cost as much as a step.
 
 `python -I -S` ignores the caller's environment and directory (a job may have chosen both) and skips `site`; the paths it would have
-found are written into the launcher instead.
+found are written into the launcher instead, and beside it what the hot commands import.
 """
 
 import os
 import sys
 import sysconfig
 
+from runner import bundle
+from runner.kernel import process
+
 _TEMPLATE = """#!{python} -IS
 import sys
 sys.path += {paths!r}
+{start}
 from runner.__main__ import main
 main()
 """
 
+# what the commands of every step import, each in a file of its own: half of what `run` needs a stage does not
+_HOT = {
+    "gitlab": "runner.adapters.gitlab.run",
+    "run": "runner.cli.run, runner.image.images, runner.job.assembly",
+}
+_MAKE = """import sys
+sys.path += {paths!r}
+import runner.__main__, {hot}
+hot = [(m.__name__, m.__file__) for m in sys.modules.values() if m.__name__.partition(".")[0] in ("runner", "__future__")]
+from runner import bundle
+sys.stdout.buffer.write(bundle.content(hot))
+"""
+
 
 def write(target: str, python: str) -> None:
-    """Write an executable `target` that runs the dockless of this file with the interpreter `python`."""
+    """Write an executable `target` that runs the dockless of this file with the interpreter `python`, and beside it its bundles."""
+    target = os.path.abspath(target)
     tree = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
     paths = list(dict.fromkeys((tree, sysconfig.get_path("purelib"), sysconfig.get_path("platlib"))))
+    for command, hot in _HOT.items():
+        # code without the columns that tracebacks underline is loaded in less time
+        made = process.run([python, "-IS", "-X", "no_debug_ranges", "-c", _MAKE.format(paths=paths, hot=hot)])
+        with open(f"{target}.{command}", "wb") as bundled:
+            bundled.write(made.stdout)
+    start = bundle.START.format(path=f"""{target!r} + (".gitlab" if "gitlab" in sys.argv else ".run")""")
     with open(target, "w", encoding="utf-8") as file:
-        file.write(_TEMPLATE.format(python=python, paths=paths))
+        file.write(_TEMPLATE.format(python=python, paths=paths, start=start))
     os.chmod(target, 0o755)
 
 

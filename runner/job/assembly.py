@@ -63,12 +63,12 @@ def assemble(
     if spec.services:
         starting.online()  # their endpoints need the bridge
     try:
-        users = keeper.call(current.keeper, lambda: furnish.run(plan), network=bool(spec.services))
+        users = keeper.call(current.keeper, lambda: furnish.run(plan), young=not spec.services)
+        current = limits.apply(_record(current, plan, users), spec, undo)
+        state.save(store, current)
     finally:
         if not spec.services:
             starting.online()  # if not, the keeper has ended under us, and this says why
-    current = limits.apply(_record(current, plan, users), spec, undo)
-    state.save(store, current)
     for asked in spec.services:
         services.start(current, asked.name, store=store)
     return current

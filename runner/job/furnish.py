@@ -1,4 +1,5 @@
-"""Inside a new job: its endpoints, roots, volumes and bundles. Runs as root of the keeper's namespaces, in its PID namespace."""
+"""Inside a new job: its endpoints, roots, volumes and bundles. Runs as root of the keeper's namespaces; in its network and PID
+namespace only where there are services."""
 
 from __future__ import annotations
 

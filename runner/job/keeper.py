@@ -98,18 +98,18 @@ def enter(keeper: Keeper, *, network: bool = True) -> int:
     return fd
 
 
-def call(keeper: Keeper, function: Callable[[], Any], *, network: bool = True) -> Any:
+def call(keeper: Keeper, function: Callable[[], Any], *, young: bool = False) -> Any:
     """Run `function` inside the job, in a child that is also in its PID namespace; return its JSON-able result or raise what it raised.
 
-    `network` as in `enter`.
+    In a `young` keeper, which is not online yet, it runs outside of the network and the PID namespace.
     """
 
     parent_pid = os.getpid()
 
     def outer() -> Any:
-        enter(keeper, network=network)
+        enter(keeper, network=not young)
         process.die_with(parent_pid)  # again: our credentials have changed
-        return process.fork_call(function)
+        return function() if young else process.fork_call(function)
 
     return process.fork_call(outer)
 

@@ -41,7 +41,7 @@ class Request(NamedTuple):
     # docker run does
     stops: bool = True
     grace_s: float = 10.0
-    guarded: bool = True  # False for a job that ends with this process anyway
+    guarded: bool = True  # False for a job that ends with this process anyway: then nothing is ended or removed one by one
 
 
 def run(state: JobState, request: Request) -> Outcome:
@@ -61,7 +61,8 @@ def run(state: JobState, request: Request) -> Outcome:
     argv = write_bundle(bundle, container, request)
     outcome = _supervise(bundle, step_id, request, cgroup, keeper_fd)
     failed = crun.failure(bundle, argv) if outcome.exit_code else None
-    files.remove_tree(bundle)
+    if request.guarded:
+        files.remove_tree(bundle)
     if failed:
         raise failed
     if outcome.exit_code:

@@ -4,6 +4,7 @@
     ├── UserError        the caller's input is at fault: fix it, trying again changes nothing
     ├── InfraError       the machine, the network or a registry is at fault
     │   └── Temporary    ... and trying again later may help
+    │       └── Busy     ... later than we can wait: the other side has said when
     └── Bug              a promise of our own code is broken
 
 A failing job script is none of these: it is a `model.Outcome`.
@@ -37,6 +38,10 @@ class InfraError(RunnerError):
 
 class Temporary(InfraError):
     """An `InfraError` that may be gone at the next try."""
+
+
+class Busy(Temporary):
+    """A `Temporary` whose cause has asked us to stay away for longer than a command waits: not to be tried again here."""
 
 
 class Bug(RunnerError):

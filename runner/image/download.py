@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 from runner import log
-from runner.errors import InfraError, Temporary
+from runner.errors import Busy, InfraError, Temporary
 from runner.model import Descriptor
 
 _CHUNK_BYTES = 256 * 1024
@@ -140,6 +140,8 @@ def _fill(part: _Part, request: Request) -> None:
                     part.restart()
                 _copy(stream, part, request)
             reason = f"blob {blob.digest} ended after {part.size} of {blob.size} bytes"
+        except Busy:
+            raise
         except Temporary as e:
             reason = e.message
         if part.size == blob.size:

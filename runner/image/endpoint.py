@@ -34,8 +34,8 @@ class Endpoint:
         self._credentials: auth.Credentials | None = None
 
     @contextmanager
-    def get(self, path: str, headers: Mapping[str, str], *, missing: RunnerError) -> Iterator[transport.Response]:
-        """GET <url>/v2/<repository>/<path>; yields an answer with status 200, 206 or 416.
+    def get(self, path: str, headers: Mapping[str, str], *, missing: RunnerError, method: str = "GET") -> Iterator[transport.Response]:
+        """GET <url>/v2/<repository>/<path>, or HEAD it; yields an answer with status 200, 206 or 416.
 
         Raises `missing` for 404, UserError for what is refused, Temporary for 429 and 5xx after all tries, InfraError for any other answer.
         """
@@ -43,7 +43,7 @@ class Endpoint:
         for last in (False, False, True):  # as we are; with fresh authorization; once more if that had just expired
             used = self._authorization
             sent = {**headers, "Authorization": used} if used else headers
-            with self.http.open(url, sent) as response:
+            with self.http.open(url, sent, method=method) as response:
                 if response.status_code in (200, 206, 416):
                     yield response
                     return

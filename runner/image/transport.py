@@ -9,7 +9,7 @@ import random
 import ssl
 import time
 import urllib.parse
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ from requests.adapters import HTTPAdapter
 from requests.utils import get_environ_proxies
 
 from runner import log
-from runner.errors import InfraError, RunnerError, Temporary, UserError
+from runner.errors import Busy, InfraError, RunnerError, Temporary, UserError
 from runner.image import challenge
 
 Response = requests.Response  # so that nobody else needs to import requests
@@ -32,7 +32,10 @@ _RETRIED = (429, 500, 502, 503, 504)
 
 
 class Patience(NamedTuple):
-    """How often a request is tried, and how long the first pause is; each later pause doubles, with jitter."""
+    """How often a request is tried, and how long the first pause is; each later pause doubles, with jitter.
+
+    A server that asks for a longer pause than `longest_pause_s` is not asked again.
+    """
 
     attempts: int = 4
     first_pause_s: float = 0.5
@@ -110,49 +113,64 @@ class Transport:
             return whole(response, limit_bytes=limit_bytes)
 
     def post_form(self, url: str, form: Mapping[str, str], *, limit_bytes: int) -> Reply:
-        """POST a form, following no redirect: a form may hold a secret."""
-        with _translated(url), self._session.post(url, data=dict(form), **self._options(url)) as response:
+        """POST a form, patiently, following no redirect: a form may hold a secret."""
+
+        def send() -> Response:
+            with _translated(url):
+                return self._session.post(url, data=dict(form), **self._options(url))
+
+        with self._patiently(url, send) as response:
             return whole(response, limit_bytes=limit_bytes)
 
     @contextmanager
-    def open(self, url: str, headers: Mapping[str, str]) -> Iterator[Response]:
-        """GET a body that the caller reads; yields the first answer that is neither a redirect nor worth another try."""
-        response = self._patiently(url, headers)
+    def open(self, url: str, headers: Mapping[str, str], *, method: str = "GET") -> Iterator[Response]:
+        """GET a body that the caller reads, or HEAD; yields the first answer that is neither a redirect nor worth another try.
+
+        Raises Busy when the server asks for a longer pause (Retry-After) than our patience has.
+        """
+        response = self._patiently(url, lambda: self._follow(method, url, headers))
         try:
             yield response
         finally:
             response.close()
 
-    def _patiently(self, url: str, headers: Mapping[str, str]) -> Response:
+    def _patiently(self, url: str, send: Callable[[], Response]) -> Response:
         patience = self._patience
         pause = patience.first_pause_s
         for attempt in range(1, patience.attempts + 1):
             last = attempt == patience.attempts
             try:
-                response = self._follow(url, headers)
+                response = send()
             except Temporary as e:
                 if last:
                     raise
-                reason, wait = e.message, pause
+                reason, wait = e.message, min(pause, patience.longest_pause_s)
             else:
-                if response.status_code not in _RETRIED or last:
+                if response.status_code not in _RETRIED:
                     return response
+                asked = _retry_after(response.headers.get("Retry-After", ""))
                 reason = f"registry {_host(url)} answers {response.status_code}"
-                wait = max(pause, _retry_after(response.headers.get("Retry-After", "")))
+                if asked > patience.longest_pause_s:
+                    words = error_text(response)
+                    response.close()
+                    raise Busy(f"{reason} and wants to be asked again in {asked:.0f} s{words and ': '}{words}", "try again after that time")
+                if last:
+                    return response
+                wait = max(min(pause, patience.longest_pause_s), asked)
                 response.close()
-            wait = min(wait, patience.longest_pause_s) * random.uniform(1.0, 1.25)
+            wait *= random.uniform(1.0, 1.25)
             log.warn(f"{reason}; trying again in {wait:.1f} s")
             time.sleep(wait)
             pause *= 2
         raise AssertionError("unreachable: the last attempt returns or raises")
 
-    def _follow(self, url: str, headers: Mapping[str, str]) -> Response:
-        """GET and follow redirects; another host, port or scheme never sees Authorization (CVE-2018-18074 and its kin)."""
+    def _follow(self, method: str, url: str, headers: Mapping[str, str]) -> Response:
+        """Ask and follow redirects; another host, port or scheme never sees Authorization (CVE-2018-18074 and its kin)."""
         kept = {"Accept-Encoding": "identity", "User-Agent": "dockless", **headers}
         here = url
         for _ in range(_MOST_REDIRECTS + 1):
             with _translated(here):
-                response = self._session.get(here, headers=kept, **self._options(here))
+                response = self._session.request(method, here, headers=kept, **self._options(here))
             location = response.headers.get("Location", "")
             if response.status_code not in (301, 302, 303, 307, 308) or not location:
                 return response

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from runner import config, log
-from runner.adapters.gitlab import globs, payload
+from runner import config, globs, log
+from runner.adapters.gitlab import payload
 from runner.errors import UserError
 from runner.image import reference
 

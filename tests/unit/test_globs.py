@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.adapters.gitlab import globs
+from runner import globs
 
 
 @pytest.mark.parametrize(

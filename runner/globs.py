@@ -1,4 +1,4 @@
-"""Doublestar globs, in which gitlab-runner's allowed_images and allowed_services are written (bmatcuk/doublestar)."""
+"""Doublestar globs (bmatcuk/doublestar), in which rules about image names are written here as in gitlab-runner's allowed_images."""
 
 import re
 

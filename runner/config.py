@@ -19,6 +19,7 @@ class Registry(NamedTuple):
     mirrors: tuple[str, ...] = ()  # base URLs, tried in order before the registry itself
     plain_http: bool = False
     ca_file: str = ""
+    mirrors_trusted: bool = False  # what a mirror gives out needs no second answer of the registry itself
 
 
 class Images(NamedTuple):
@@ -28,6 +29,8 @@ class Images(NamedTuple):
     allowed: tuple[str, ...] = ()  # doublestar globs; empty allows all; the default is always allowed
     pull_policy: tuple[str, ...] = ("always",)
     allowed_pull_policies: tuple[str, ...] = ()  # empty: only what pull_policy says
+    public: tuple[str, ...] = ()  # doublestar globs of images that every tenant may have once they are stored
+    access_ttl: int = 3600  # seconds for which a registry's answer about a tenant is remembered; 0: never
 
 
 class Network(NamedTuple):

@@ -52,6 +52,8 @@ def parse(value: Any, where: str) -> config.Settings:
             allowed=images.texts("allowed"),
             pull_policy=_policies(images, "pull_policy") or ("always",),
             allowed_pull_policies=_policies(images, "allowed_pull_policies"),
+            public=images.texts("public"),
+            access_ttl=images.convert("access_ttl", quantities.parse_duration, config.Images().access_ttl),
         ),
         registries=_registries(top.table("registries")),
         network=config.Network(
@@ -173,6 +175,7 @@ def _registries(table: "_Table") -> tuple[tuple[str, config.Registry], ...]:
             mirrors=tuple(_normalised(registry_name.mirror, url, f"{entry.where}mirrors") for url in entry.texts("mirrors")),
             plain_http=entry.flag("plain_http"),
             ca_file=_absolute(entry, "ca_file"),
+            mirrors_trusted=entry.flag("mirrors_trusted"),
         )
         entry.refuse_unknown()
     return tuple(found.items())

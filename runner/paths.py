@@ -4,6 +4,8 @@
     ├── format                      the number of this layout; another number is refused with a hint
     ├── lock                        lock of build-users.json and of making or ending a job record
     ├── build-users.json            leases of slices: name -> index
+    ├── access/<build user>.json    what registries let a tenant have (image.grants); made when first needed (lock: access/lock)
+    ├── access/key                  random, for marks of credentials in these files
     ├── seccomp/<name>.bpf          compiled seccomp filters, base64; only a cache
     ├── blobs/sha256/<hex>          verified content, enters by rename only; never changes afterwards
     ├── blobs/partial/<hex>         a download under way        (lock: blobs/partial/<hex>.lock)
@@ -31,8 +33,8 @@
 because all lower directories of an overlay must fit into one page of mount options.
 
 Lock order: gc.lock, jobs/<key>.lock, layers/<map>/.<diff>.lock (several in the order of their names), lock, images.lock, layers/<map>.lock,
-blobs/partial/<hex>.lock. A lock is held for file operations only; the exceptions are gc.lock, which only collectors want, and a download or
-an unpacking, which holds the lock of its own entry. A pull also keeps the locks of its blobs and layers, shared, until it has recorded its
+blobs/partial/<hex>.lock; access/lock is held alone. A lock is held for file operations only; the exceptions are gc.lock, which only
+collectors want, and a download or an unpacking, which holds the lock of its own entry. A pull also keeps the locks of its blobs and layers, shared, until it has recorded its
 image under images.lock; a job that is being made locks the records of its images, shared, until it has their layers; the collector, which
 holds images.lock, therefore only ever tries all of these. Whoever looks layers up for a job does so under layers/<map>.lock, shared, and
 writes down in the job's state which it found before letting go: under the same lock, exclusive, the collector takes layers out of sight.
@@ -95,6 +97,9 @@ class Store:
         self.gc_log = f"{root}/gc.log"
         self.jobs = f"{root}/jobs"
         self.seccomp = f"{root}/seccomp"
+        self.access = f"{root}/access"
+        self.access_key = f"{root}/access/key"
+        self.access_lock = f"{root}/access/lock"
 
     def directories(self) -> tuple[str, ...]:
         """Name the directories that every store has, parents first."""
@@ -169,6 +174,10 @@ class Store:
     def build_storage(self, build_user: str, engine: str, slot: int) -> str:
         """Name what one nested engine keeps for a build user between jobs; one slot is used by one job at a time."""
         return f"{self.storage}/{component(build_user)}/{component(engine)}/{slot}"
+
+    def tenant_access(self, build_user: str) -> str:
+        """Name the file that remembers what registries let a build user have."""
+        return f"{self.access}/{component(build_user)}.json"
 
 
 def views(uid: int, layers: os.stat_result) -> str:

@@ -1,12 +1,12 @@
-"""Sizes, cores, counts and durations as people write them. Loaded on the hot path: no regular expressions here."""
+"""Sizes, durations, cores and counts as people write them. Loaded on the hot path: no regular expressions here."""
 
 _POWERS = {"k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4}
 _UNITS = {"": 1, "b": 1, **{f"{letter}{rest}": size for letter, size in _POWERS.items() for rest in ("", "b", "ib")}}
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+_SECONDS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _SIZE_HINT = "write a size such as 512m or 2g"
 _CPUS_HINT = "write a number of cores such as 1.5"
+_DURATION_HINT = "write a duration such as 90s, 10m, 1h or 30d"
 _COUNT_HINT = "write a whole number above 0"
-_DURATION_HINT = "write a duration such as 14d or 12h"
 
 
 def parse_size(text: str) -> int:
@@ -21,6 +21,16 @@ def parse_size(text: str) -> int:
     if not 0 < size < 1 << 62:
         raise ValueError(_SIZE_HINT)
     return size
+
+
+def parse_duration(text: str) -> int:
+    """Return seconds for a whole number with an optional unit s, m (or min), h, d or w ("10m"); 0 is one. ValueError otherwise."""
+    written = text.strip().lower()
+    number = written.rstrip("sminhdw")
+    unit = written[len(number) :]
+    if unit not in _SECONDS or not (number.isascii() and number.isdigit() and len(number) < 10):
+        raise ValueError(_DURATION_HINT)
+    return int(number) * _SECONDS[unit]
 
 
 def parse_cpus(text: str) -> float:
@@ -38,15 +48,6 @@ def parse_count(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 20 and 0 < int(text) < 1 << 22):
         raise ValueError(_COUNT_HINT)
     return int(text)
-
-
-def parse_duration(text: str) -> int:
-    """Return seconds for a whole number with a unit s, m, h, d or w ("14d"). ValueError otherwise."""
-    written = text.strip().lower()
-    number, unit = written[:-1], written[-1:]
-    if unit not in _SECONDS or not (number.isascii() and number.isdigit() and len(number) <= 9) or not int(number):
-        raise ValueError(_DURATION_HINT)
-    return int(number) * _SECONDS[unit]
 
 
 def duration(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""The name of a registry, host[:port], and the URL of a mirror: what docker takes, and the one form in which they are compared.
+"""Names of registries (host[:port]) and repositories, and URLs of mirrors: what is one, and the form in which they are compared.
 
 Loaded on the hot path with image names: no regular expressions here.
 """
@@ -6,9 +6,11 @@ Loaded on the hot path with image names: no regular expressions here.
 from runner.errors import UserError
 
 _HEX = frozenset("0123456789abcdef")
-_ALNUM = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
+_LOWER = frozenset("abcdefghijklmnopqrstuvwxyz0123456789")
+_ALNUM = _LOWER | frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
 _NAME_HINT = "write it as in an image name: docker.io, registry.example or registry.example:5000"
-_MIRROR_HINT = "write a base URL such as https://mirror.example"
+_MIRROR_HINT = "write a base URL such as https://mirror.example or https://mirror.example/proxy"
+_LONGEST_PATH = 128  # of a mirror: half of what a repository may have
 _SECRET_HINT = "put the password into DOCKER_AUTH_CONFIG or ~/.docker/config.json"
 _SCHEMES = ("https", "http")
 
@@ -38,6 +40,28 @@ def is_valid(text: str) -> bool:
     return port[0] == ":" and 0 < len(number) < 6 and number.isascii() and number.isdigit() and 0 < int(number) < 65536
 
 
+def is_repository(text: str) -> bool:
+    """Tell whether a text is a repository's path, after the same grammar: components of lower-case letters, digits and separators."""
+    return all(_is_component(component) for component in text.split("/"))
+
+
+def _is_component(text: str) -> bool:
+    """Runs of letters and digits, separated by one '.', one or two '_', or any number of '-'."""
+    if not text or text[0] not in _LOWER or text[-1] not in _LOWER:
+        return False
+    separator = ""
+    for character in text:
+        if character in _LOWER:
+            if separator not in ("", ".", "_", "__") and separator.strip("-"):
+                return False
+            separator = ""
+        elif character in "._-":
+            separator += character
+        else:
+            return False
+    return True
+
+
 def of_setting(text: str) -> str:
     """Return the normalised name that a person wrote in a configuration. UserError for a URL, a path and what is no name."""
     _refuse_secret(text, "name")
@@ -55,7 +79,11 @@ def of_setting(text: str) -> str:
 
 
 def mirror(text: str) -> str:
-    """Return the normalised base URL of a mirror, without a slash at its end. UserError for what docker refuses as well."""
+    """Return the normalised base URL of a mirror, without a slash at its end. UserError for everything else.
+
+    A path is what its repositories begin with, as in `location` of containers-registries.conf(5): at https://mirror.example/hub the image
+    alpine is the repository hub/library/alpine. docker's own mirrors have none.
+    """
     _refuse_secret(text, "URL")
     scheme, has_scheme, rest = text.partition("://")
     host, _, path = rest.partition("/")
@@ -66,9 +94,12 @@ def mirror(text: str) -> str:
         raise UserError(f"{_quoted(text)} is neither https nor http", _MIRROR_HINT)
     if not is_valid(host):
         raise UserError(f"{_quoted(text)} names no host", _MIRROR_HINT)
-    if path:
-        raise UserError(f"{_quoted(text)} has a path, which a mirror cannot have", f"write {scheme.lower()}://{host.lower()}")
-    return f"{scheme.lower()}://{host.lower()}"
+    base, path = f"{scheme.lower()}://{host.lower()}", path.removesuffix("/")
+    if path.partition("/")[0] in ("v1", "v2"):  # the API's own, which a client adds
+        raise UserError(f"{_quoted(text)} has a path with the version of the protocol", f"write {base}{path[2:]}")
+    if path and not (is_repository(path) and len(path) <= _LONGEST_PATH):
+        raise UserError(f"{_quoted(text)} has a path that no repository can begin with", f"write {base}, or {base}/a-repository")
+    return f"{base}/{path}" if path else base
 
 
 def _refuse_secret(text: str, what: str) -> None:

@@ -9,9 +9,8 @@ from runner import registry_name
 from runner.errors import UserError
 from runner.model import Reference
 
-_LOWER = frozenset("abcdefghijklmnopqrstuvwxyz0123456789")
 _HEX = frozenset("0123456789abcdef")
-_ALNUM = _LOWER | frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+_ALNUM = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
 _TAG = _ALNUM | frozenset("_.-")
 _LONGEST_NAME, _LONGEST_TAG = 255, 128
 _LONGEST = _LONGEST_NAME + 1 + _LONGEST_TAG + 1 + 71
@@ -100,36 +99,15 @@ def _split(name: str) -> tuple[str, str]:
 def _check_name(text: str, registry: str, repository: str) -> None:
     if not registry_name.is_valid(registry):
         raise UserError(f"bad image name {_quoted(text)}: {_quoted(registry)} is not a registry's host[:port]", _HINT)
-    if repository != repository.lower() and _is_path(repository.lower()):
+    if repository != repository.lower() and registry_name.is_repository(repository.lower()):
         raise UserError(f"bad image name {_quoted(text)}: a repository has no upper-case letters", f"did you mean {repository.lower()}?")
-    if not _is_path(repository):
+    if not registry_name.is_repository(repository):
         raise UserError(f"bad image name {_quoted(text)}: {_quoted(repository)} is not a repository", _HINT)
     if len(registry) + 1 + len(repository) > _LONGEST_NAME:
         raise UserError(f"image name is too long: at most {_LONGEST_NAME} characters before the tag", _HINT)
     short = repository.removeprefix("library/")
     if registry == "docker.io" and len(short) == 64 and _HEX.issuperset(short):
         raise UserError(f"bad image name {_quoted(text)}: it is an image id", "use a name, or name@sha256:<digest>")
-
-
-def _is_path(text: str) -> bool:
-    return all(_is_component(component) for component in text.split("/"))
-
-
-def _is_component(text: str) -> bool:
-    """Runs of letters and digits, separated by one '.', one or two '_', or any number of '-'."""
-    if not text or text[0] not in _LOWER or text[-1] not in _LOWER:
-        return False
-    separator = ""
-    for character in text:
-        if character in _LOWER:
-            if separator not in ("", ".", "_", "__") and separator.strip("-"):
-                return False
-            separator = ""
-        elif character in "._-":
-            separator += character
-        else:
-            return False
-    return True
 
 
 def _is_tag(text: str) -> bool:

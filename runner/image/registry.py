@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from runner import config, log
 from runner.errors import InfraError, RunnerError, Temporary, UserError
-from runner.image import auth, challenge, manifest, reference
+from runner.image import auth, challenge, manifest, mirrors, reference
 from runner.image.endpoint import Endpoint
 from runner.image.manifest import Fetched
 from runner.image.transport import Patience, Stream, Transport, whole
@@ -31,13 +31,15 @@ class Client:
         calm = patience._replace(attempts=min(patience.attempts, _MIRROR_ATTEMPTS))
         own = settings.registry(ref.registry)
         self._ref = ref
+        self._trusts_mirrors = own.mirrors_trusted
         self._endpoints: list[Endpoint] = []
         with ExitStack() as opened:
             for mirror in own.mirrors:
-                name = _mirror_name(mirror, ref.registry)
+                place = mirrors.place(mirror, ref)
+                name = place.ref.registry
                 http = Transport(ca_file=settings.registry(name).ca_file, patience=calm)
                 opened.callback(http.close)
-                self._endpoints.append(Endpoint(ref, name=name, url=mirror.rstrip("/"), http=http, keychain=keychain))
+                self._endpoints.append(Endpoint(place.ref, name=name, url=place.url, http=http, keychain=keychain))
             http = Transport(ca_file=own.ca_file, patience=patience)
             opened.callback(http.close)
             self._endpoints.append(Endpoint(ref, name=ref.registry, url=_base(ref.registry, own, http), http=http, keychain=keychain))
@@ -55,6 +57,16 @@ class Client:
         """Return the manifest or index with this tag or digest, of at most manifest.LIMIT_BYTES; its digest is for the caller to check."""
         return self._first(lambda endpoint: self._manifest(endpoint, name))
 
+    def check(self, digest: str) -> None:
+        """Return if the registry itself opens the manifest with this digest for our credentials, or a mirror that is trusted to judge.
+
+        Asks by HEAD, which registries do not count as a pull.
+        """
+        if self._trusts_mirrors:
+            self._first(lambda endpoint: self._head(endpoint, digest))
+        else:
+            self._head(self._endpoints[-1], digest)
+
     @contextmanager
     def blob(self, digest: str, offset: int) -> Iterator[Stream]:
         """Yield the content of a blob from `offset` on, or from 0 when the registry gives no ranges: see Stream.offset."""
@@ -69,12 +81,22 @@ class Client:
                 log.debug(f"mirror {endpoint.url} does not help: {e.message}")
         return ask(self._endpoints[-1])
 
-    def _manifest(self, endpoint: Endpoint, name: str) -> Fetched:
+    def _head(self, endpoint: Endpoint, digest: str) -> None:
+        with endpoint.get(f"manifests/{digest}", {"Accept": manifest.ACCEPT}, missing=self._missing(self._what(digest)), method="HEAD"):
+            return
+
+    def _what(self, name: str) -> str:
         short = reference.familiar(self._ref)
-        what = short if name in (self._ref.tag, self._ref.digest) else f"manifest {name} of {short}"
-        missing = UserError(
+        return short if name in (self._ref.tag, self._ref.digest) else f"manifest {name} of {short}"
+
+    def _missing(self, what: str) -> UserError:
+        return UserError(
             f"image not found: registry {self._ref.registry} has no {what}", "check the name and the tag; a private image needs credentials"
         )
+
+    def _manifest(self, endpoint: Endpoint, name: str) -> Fetched:
+        what = self._what(name)
+        missing = self._missing(what)
         for last in (False, True):
             with endpoint.get(f"manifests/{name}", {"Accept": manifest.ACCEPT}, missing=missing) as response:
                 try:
@@ -102,17 +124,6 @@ def _blob(endpoint: Endpoint, digest: str, offset: int) -> Iterator[Stream]:
         if response.status_code == 416 or stream.offset:
             raise InfraError(f"registry answers {response.status_code} for the whole of blob {digest}")
         yield stream
-
-
-def _mirror_name(mirror: str, registry: str) -> str:
-    try:
-        url = urllib.parse.urlsplit(mirror)
-        usable = url.scheme in ("http", "https") and url.hostname and "@" not in url.netloc
-    except ValueError:
-        usable = None
-    if not usable:
-        raise UserError(f"bad mirror of registry {registry}: {mirror[:60]!r}", "write it like https://mirror.example")
-    return url.netloc.lower()
 
 
 def _base(registry: str, own: config.Registry, http: Transport) -> str:

@@ -1,16 +1,18 @@
 """The registry client against registries that lie, stumble and redirect; real ones are in test_pull."""
 
 import base64
+import email.utils
 import json
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from runner import config
-from runner.errors import InfraError, Temporary, UserError
+from runner.errors import Busy, InfraError, Temporary, UserError
 from runner.image import auth, manifest, reference, registry, transport
 from tests.support import images
 from tests.support.registries import Answer, Certificates, LyingRegistry, Request, make_certificates, serve, tunnel
@@ -83,6 +85,37 @@ def test_retry_after_is_kept() -> None:
         began = time.monotonic()
         opened.manifest("v1")
         assert time.monotonic() - began >= 1.0
+
+
+def test_date_in_retry_after_is_kept() -> None:
+    later = email.utils.format_datetime(datetime.now(UTC) + timedelta(hours=2), usegmt=True)
+    with (
+        lying(lambda request, answer: Answer(503, b"", {"Retry-After": later})) as (host, seen),
+        client(host) as opened,
+        pytest.raises(Busy, match=r"answers 503 and wants to be asked again in 7[12][0-9]{2} s"),
+    ):
+        opened.manifest("v1")
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize("what", ["manifest", "blob", "head"])
+@pytest.mark.parametrize("status", [429, 503])
+def test_registry_that_wants_a_longer_pause_than_we_have_is_left_alone(what: str, status: int) -> None:
+    body = b'{"errors":[{"code":"TOOMANYREQUESTS","message":"you have reached your limit"}]}'
+    ask: dict[str, Callable[[registry.Client], object]] = {
+        "manifest": lambda opened: opened.manifest("v1"),
+        "blob": read,
+        "head": lambda opened: opened.check(IMAGE.digest),
+    }
+    with (
+        lying(lambda request, answer: Answer(status, body, {"Retry-After": "3600"})) as (host, seen),
+        client(host) as opened,
+        pytest.raises(Busy, match=f"registry {host} answers {status} and wants to be asked again in 3600 s") as caught,
+    ):
+        ask[what](opened)
+    assert caught.value.message.endswith(": you have reached your limit") is (what != "head")
+    assert caught.value.hint
+    assert len(seen) == 1
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
@@ -341,6 +374,33 @@ def test_private_image_that_is_hidden_from_strangers_is_found_with_credentials()
             opened.manifest("v1")
 
 
+def test_busy_token_server_is_asked_again_for_both_kinds_of_credentials() -> None:
+    for text in ('{"auths": {"%s": {"identitytoken": "sesame"}}}', '{"auths": {"%s": {"username": "me", "password": "pw"}}}'):
+        lies = [Answer(429, b"", {"Retry-After": "0"}), Answer(503, b"")]
+
+        def answer(request: Request, lies: list[Answer] = lies) -> Answer:
+            return lies.pop() if lies else Answer(200, b'{"token":"right"}')
+
+        with (
+            token_guarded(answer, tokens=["right"]) as (host, _, asked),
+            client(host, keychain=auth.Keychain(docker_auth_config=text % host)) as opened,
+        ):
+            assert opened.manifest("v1").raw
+        assert len(asked) == 3
+
+
+@pytest.mark.parametrize("user", [b'"identitytoken": "sesame"', b'"username": "me", "password": "pw"'])
+def test_token_server_that_wants_a_longer_pause_than_we_have_is_left_alone(user: bytes) -> None:
+    text = '{"auths": {"%s": {' + user.decode() + "}}}"
+    with (
+        token_guarded(lambda request: Answer(429, b"", {"Retry-After": "3600"}), tokens=["right"]) as (host, _, asked),
+        client(host, keychain=auth.Keychain(docker_auth_config=text % host)) as opened,
+        pytest.raises(Busy, match="answers 429 and wants to be asked again in 3600 s"),
+    ):
+        opened.manifest("v1")
+    assert len(asked) == 1
+
+
 # --- redirects
 
 
@@ -395,6 +455,32 @@ def test_circle_of_redirects_ends() -> None:
     assert len(seen) == 6
 
 
+# --- may we?
+
+
+def test_question_whether_a_manifest_is_open_is_a_head_that_counts_as_no_pull() -> None:
+    with lying(truth) as (host, seen), client(host) as opened:
+        opened.check(IMAGE.digest)
+        with pytest.raises(UserError, match=r"image not found: .* has no manifest sha256:000"):
+            opened.check("sha256:" + "0" * 64)
+    assert [request.method for request in seen] == ["HEAD", "HEAD"]
+    assert seen[0].path == f"/v2/team/app/manifests/{IMAGE.digest}"
+    assert seen[0].headers["accept"] == manifest.ACCEPT
+
+
+def test_question_is_for_the_registry_itself_unless_its_mirrors_are_trusted() -> None:
+    with lying(guarded('Basic realm="x"', "none")) as (host, seen), lying(truth) as (mirror, asked):
+        for trusted in (False, True):
+            settings = config.Registry(plain_http=True, mirrors=(f"http://{mirror}",), mirrors_trusted=trusted)
+            with client(host, settings=settings) as opened:
+                if trusted:
+                    opened.check(IMAGE.digest)
+                else:
+                    with pytest.raises(UserError, match="wants credentials"):
+                        opened.check(IMAGE.digest)
+            assert (len(seen), len(asked)) == (1, 1 if trusted else 0)
+
+
 # --- ways to a registry
 
 
@@ -420,7 +506,63 @@ def test_mirror_that_has_the_image_is_enough() -> None:
     assert [request.path.split("/")[4] for request in seen] == ["manifests", "blobs"]
 
 
-@pytest.mark.parametrize("mirror", ["mirror.example", "ftp://mirror.example", "https://u:p@mirror.example", "https://[", ""])
+@pytest.mark.parametrize("path", ["hub", "hub/", "group/dependency_proxy/containers"])
+def test_path_of_a_mirror_is_what_its_repositories_begin_with(path: str) -> None:
+    server = LyingRegistry()
+    server.add(IMAGE, f"{path.rstrip('/')}/team/app", "v1")
+    with (
+        server.running() as (mirror, seen),
+        client("no-such-registry.invalid", settings=config.Registry(mirrors=(f"http://{mirror}/{path}",))) as opened,
+    ):
+        assert opened.manifest("v1").raw
+        assert read(opened)[1] == IMAGE.blobs[LAYER]
+        assert read(opened, offset=7)[1] == IMAGE.blobs[LAYER][7:]
+    assert {request.path.partition("/manifests")[0].partition("/blobs")[0] for request in seen} == {f"/v2/{path.rstrip('/')}/team/app"}
+
+
+def test_images_of_docker_hub_are_found_below_the_path_of_a_mirror() -> None:
+    server = LyingRegistry()
+    server.add(IMAGE, "dockerhub/library/alpine", "3")
+    with server.running() as (mirror, _):
+        settings = config.Settings(registries=(("docker.io", config.Registry(mirrors=(f"http://{mirror}/dockerhub",))),))
+        with registry.Client(reference.parse("alpine:3"), settings=settings, keychain=auth.Keychain(), patience=QUICK) as opened:
+            assert opened.manifest("3").raw
+
+
+def test_credentials_for_the_path_of_a_mirror_go_there_and_its_token_is_for_its_own_repository() -> None:
+    server = LyingRegistry()
+    server.add(IMAGE, "hub/team/app", "v1")
+    with serve(lambda request: Answer(200, b'{"token":"right"}')) as (realm, asked):
+        challenge = f'Bearer realm="http://{realm}/token",service="s"'
+        server.lie = guarded(challenge, "Bearer right")
+        with server.running() as (mirror, _):
+            keychain = auth.Keychain(payload=[(f"{mirror}/hub", "me", "pw"), (f"{mirror}/other", "you", "no")])
+            settings = config.Registry(mirrors=(f"http://{mirror}/hub",))
+            with client("no-such-registry.invalid", settings=settings, keychain=keychain) as opened:
+                assert opened.manifest("v1").raw
+    assert [request.basic() for request in asked] == ["me:pw"]
+    assert "scope=repository%3Ahub%2Fteam%2Fapp%3Apull" in asked[0].path
+
+
+def test_mirror_that_wants_a_long_pause_is_passed_over() -> None:
+    with lying(truth) as (host, _), serve(lambda request: Answer(429, b"", {"Retry-After": "3600"})) as (mirror, asked):
+        with client(host, settings=config.Registry(plain_http=True, mirrors=(f"http://{mirror}",))) as opened:
+            assert opened.manifest("v1").raw
+        assert len(asked) == 1
+
+
+@pytest.mark.parametrize(
+    "mirror",
+    [
+        "mirror.example",
+        "https://mirror.example/A",
+        "https://mirror.example/v2",
+        "ftp://mirror.example",
+        "https://u:p@mirror.example",
+        "https://[",
+        "",
+    ],
+)
 def test_mirror_that_is_no_url_is_the_users_error(mirror: str) -> None:
     with pytest.raises(UserError, match="bad mirror"):
         client("r.example", settings=config.Registry(mirrors=(mirror,)))

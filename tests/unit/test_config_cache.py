@@ -15,8 +15,8 @@ from runner.sandbox import build_users
 FULL = Settings(
     "ci",
     "/srv/state",
-    Images("debian", ("a", "b"), ("never",), ("always",)),
-    (("docker.io", Registry(("https://m",), True, "/ca")), ("other", Registry())),
+    Images("debian", ("a", "b"), ("never",), ("always",), ("p",), 60),
+    (("docker.io", Registry(("https://m",), True, "/ca", True)), ("other", Registry())),
     Network("10.0.0.0/16", 1400, ("192.0.2.1",)),
     Limits(1, 2.5, 3),
     Limits(4, 5.5, 6),

@@ -60,8 +60,10 @@ images:
   allowed: ["debian:*", 7]
   pull_policy: [always, if-not-present]
   allowed_pull_policies: never
+  public: ["debian:*"]
+  access_ttl: 10m
 registries:
-  docker.io: {mirrors: ["https://mirror.example"], ca_file: /etc/ca.pem}
+  docker.io: {mirrors: ["https://mirror.example"], ca_file: /etc/ca.pem, mirrors_trusted: true}
   "registry.example:5000": {plain_http: true}
 network: {subnet: 10.1.0.0/20, mtu: 1400, dns: [192.0.2.1, "2001:db8::1"]}
 limits: {memory: 512m, cpus: 1.5, pids: 100}
@@ -88,9 +90,9 @@ gc: {high: 90, low: 50, volumes_max_age: 14d, volumes_max_size: 20g, storage_max
 """) == Settings(
         account="ci",
         state_dir="/srv/dockless",
-        images=Images("debian:12", ("debian:*", "7"), ("always", "if-not-present"), ("never",)),
+        images=Images("debian:12", ("debian:*", "7"), ("always", "if-not-present"), ("never",), ("debian:*",), 600),
         registries=(
-            ("docker.io", Registry(("https://mirror.example",), False, "/etc/ca.pem")),
+            ("docker.io", Registry(("https://mirror.example",), False, "/etc/ca.pem", True)),
             ("registry.example:5000", Registry(plain_http=True)),
         ),
         network=Network("10.1.0.0/20", 1400, ("192.0.2.1", "2001:db8::1")),
@@ -209,6 +211,8 @@ def test_wrong_type_is_refused_with_the_key_and_the_value(refuse: Refuse, text: 
         ("limits: {memory: 512x}", "limits.memory: '512x' cannot be used", "512m"),
         ("limits: {memory: 0}", "limits.memory: 0 cannot be used", "512m"),
         ("limits: {memory: .inf}", "limits.memory: inf cannot be used", "512m"),
+        ("images: {access_ttl: soon}", "images.access_ttl: 'soon' cannot be used", "10m"),
+        ("images: {access_ttl: -1}", "images.access_ttl: -1 cannot be used", "10m"),
         ("limits: {cpus: many}", "limits.cpus: 'many' cannot be used", "1.5"),
         ("limits: {cpus: .nan}", "limits.cpus: nan cannot be used", "1.5"),
         ("limits: {pids: -1}", "limits.pids: -1 is out of range", "4194304"),
@@ -269,7 +273,8 @@ def test_what_is_no_name_of_a_registry_is_refused_with_the_name(refuse: Refuse, 
     [
         ("https://mirror.example", "https://mirror.example"), ("https://mirror.example/", "https://mirror.example"),
         ("HTTPS://Mirror.Example:5000/", "https://mirror.example:5000"), ("http://127.0.0.1:5000", "http://127.0.0.1:5000"),
-        ("http://[::1]:5000/", "http://[::1]:5000"),
+        ("http://[::1]:5000/", "http://[::1]:5000"), ("https://Harbor.example/hub", "https://harbor.example/hub"),
+        ("https://gitlab.example:8443/a-group/dependency_proxy/containers/", "https://gitlab.example:8443/a-group/dependency_proxy/containers"),
     ],
 )  # fmt: skip
 def test_url_of_a_mirror_is_normalised(load: Load, written: str, url: str) -> None:
@@ -286,12 +291,24 @@ def test_url_of_a_mirror_is_normalised(load: Load, written: str, url: str) -> No
         ("https://", "'https://' names no host", "https://mirror.example"),
         ("https://[", "'https://[' names no host", "https://mirror.example"),
         ("https://mirror.example?x=1", "'https://mirror.example?x=1' names no host", "https://mirror.example"),
+        *(
+            (
+                f"https://mirror.example/{path}",
+                f"'https://mirror.example/{path}' has a path that no repository can begin with",
+                "write http",
+            )
+            for path in ("?x", "hub?x=1", "hub#a", "Hub", "/hub", "hub//", "a//b", "..", "hub/../b", "hub/./b", "a b", "a%2fb", "hub:5")
+        ),
         (
-            "https://Mirror.example/hub",
-            "'https://Mirror.example/hub' has a path, which a mirror cannot have",
+            "https://Mirror.example/v2",
+            "'https://Mirror.example/v2' has a path with the version of the protocol",
             "write https://mirror.example",
         ),
-        ("https://mirror.example/?x", "'https://mirror.example/?x' has a path, which a mirror cannot have", "write https://mirror.example"),
+        (
+            "https://m.example/v2/hub/",
+            "'https://m.example/v2/hub/' has a path with the version of the protocol",
+            "write https://m.example/hub",
+        ),
         ("https://me:hunter2@mirror.example", "a registry's URL has credentials in it", "DOCKER_AUTH_CONFIG"),
     ],
 )

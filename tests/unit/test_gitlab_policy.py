@@ -210,3 +210,12 @@ def test_a_wish_that_is_not_granted_is_said(capsys: pytest.CaptureFixture[str]) 
     policy.user(Image("x", user="ci"), with_gitlab(user="ci"))
     policy.user(Image("x"), with_gitlab(user="ci"))
     assert capsys.readouterr().err == ""
+
+
+def test_right_to_a_stored_image_is_the_build_users_unless_the_administrator_chose_it() -> None:
+    services = (config.ServiceSettings("redis:7"), config.ServiceSettings("registry.example/proxy"))
+    settings = with_images(default="ruby:3")._replace(gitlab=config.GitLab(helper_image="helper:1", services=services))
+    for name in ("ruby:3", "helper:1", "redis:7", "registry.example/proxy"):
+        assert policy.tenant(name, settings, build_user="project-7") == ""
+    for name in ("ruby:4", "docker.io/library/ruby:3", "redis", "registry.example/proxy:1"):
+        assert policy.tenant(name, settings, build_user="project-7") == "project-7"

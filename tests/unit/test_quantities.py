@@ -1,4 +1,4 @@
-"""Sizes, cores, counts and durations: what people write, and what nobody can have meant."""
+"""Sizes, durations, cores and counts: what people write, and what nobody can have meant."""
 
 import pytest
 from hypothesis import given
@@ -52,6 +52,20 @@ def test_size_that_means_nothing_is_refused(text: str) -> None:
         quantities.parse_size(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("0", 0), ("90", 90), ("90s", 90), ("10m", 600), ("10min", 600), ("1h", 3600), ("30d", 2592000), ("2W", 1209600), (" 2H ", 7200)],
+)
+def test_duration_has_an_optional_unit(text: str, seconds: int) -> None:
+    assert quantities.parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", [*MEANINGLESS, "1.5h", "h", "1x", "10mm", "10ms", "1hs", "1h30m", "-1s", "1234567890"])
+def test_duration_that_means_nothing_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^write a duration such as 90s, 10m, 1h or 30d$"):
+        quantities.parse_duration(text)
+
+
 @pytest.mark.parametrize(("text", "cpus"), [("1", 1.0), ("1.5", 1.5), (".5", 0.5), ("0.01", 0.01), ("4096", 4096.0), ("02", 2.0)])
 def test_cpus_may_be_parts(text: str, cpus: float) -> None:
     assert quantities.parse_cpus(text) == cpus
@@ -75,19 +89,6 @@ def test_count_that_means_nothing_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"), [("1s", 1), ("90m", 5400), ("12h", 43200), ("14d", 1209600), ("2W", 1209600), (" 007d ", 604800)]
-)
-def test_duration_is_a_whole_number_with_a_unit(text: str, seconds: int) -> None:
-    assert quantities.parse_duration(text) == seconds
-
-
-@pytest.mark.parametrize("text", [*MEANINGLESS, "0", "0d", "14", "d", "1.5d", "1y", "1dd", "1 d", "1d2h", "9999999999d", "²d"])
-def test_duration_that_means_nothing_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=r"^write a duration such as 14d or 12h$"):
-        quantities.parse_duration(text)
-
-
-@pytest.mark.parametrize(
     ("seconds", "text"), [(-5, "0 s"), (59.9, "59 s"), (60, "1 min"), (3600 * 23.9, "23 h"), (86400, "1 d"), (86400 * 400, "400 d")]
 )
 def test_duration_is_told_in_its_largest_unit(seconds: float, text: str) -> None:
@@ -98,6 +99,6 @@ def test_duration_is_told_in_its_largest_unit(seconds: float, text: str) -> None
 def test_no_text_means_no_limit(text: str) -> None:
     for parse in (quantities.parse_size, quantities.parse_cpus, quantities.parse_count, quantities.parse_duration):
         try:
-            assert parse(text) > 0
+            assert parse(text) > 0 or parse is quantities.parse_duration
         except ValueError as e:
             assert str(e).startswith("write a ")

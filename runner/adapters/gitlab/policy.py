@@ -59,6 +59,12 @@ def _check_allowed(name: str, allowed: Sequence[str], *, always: Sequence[str], 
     raise UserError(f"{what} {name!r} is not allowed on this runner", f"allowed: {', '.join(allowed)}")
 
 
+def tenant(name: str, settings: config.Settings, *, build_user: str) -> str:
+    """Return whose right to a stored image counts: nobody's for what the administrator chose for all jobs, else the build user's."""
+    chosen = (settings.images.default, settings.gitlab.helper_image, *(service.name for service in settings.gitlab.services))
+    return "" if name in chosen else build_user
+
+
 def pull_policies(asked: Sequence[str], settings: config.Settings, *, name: str) -> tuple[str, ...]:
     """Return the policies to try, in order: the job's, else the configured ones, as far as they are allowed. UserError if none is."""
     configured = settings.images.pull_policy or ("always",)

@@ -52,7 +52,7 @@ def main(arguments: list[str], environ: Mapping[str, str]) -> int:
     fetched: dict[tuple[str, str], Image] = {}
 
     def fetch(asked: ContainerSpec, id_map: IdMap) -> Image:
-        image = fetched[asked.image, asked.platform] = _fetch(asked, around, keychain, id_map)
+        image = fetched[asked.image, asked.platform] = _fetch(asked, around, keychain, id_map, build_user=spec.build_user)
         return image
 
     current = job_prepare.prepare(spec, around, fetch=fetch, facts=facts)
@@ -83,11 +83,17 @@ def _refuse_second_start(around: Surroundings, job: payload.Job) -> None:
             )
 
 
-def _fetch(asked: ContainerSpec, around: Surroundings, keychain: auth.Keychain, id_map: IdMap) -> Image:
+def _fetch(asked: ContainerSpec, around: Surroundings, keychain: auth.Keychain, id_map: IdMap, *, build_user: str) -> Image:
     return pull.ensure(
-        asked.image, store=around.store, settings=around.settings, keychain=keychain, policies=asked.pull_policy, platform=asked.platform,
+        asked.image,
+        store=around.store,
+        settings=around.settings,
+        keychain=keychain,
+        policies=asked.pull_policy,
+        platform=asked.platform,
         id_map=id_map,
-    )  # fmt: skip
+        tenant=policy.tenant(asked.image, around.settings, build_user=build_user),
+    )
 
 
 def _auth_environ(environ: Mapping[str, str], job_variables: Mapping[str, str]) -> dict[str, str]:

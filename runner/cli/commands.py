@@ -93,25 +93,17 @@ dockless.add_command(
 
 
 @dockless.command()
-@click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
+@click.argument("images", nargs=-1, metavar="IMAGE...")
 @click.option("--platform", default="", metavar="OS/ARCH", help="the platform, where an image has several")
-def pull(images: tuple[str, ...], platform: str) -> None:
-    """Fetch images into the store, also if they are there already."""
-    from runner.image import auth, reference
-    from runner.image import pull as image_pull
-    from runner.sandbox import build_users
+@click.option("--all-from", "files", multiple=True, metavar="FILE", help="a .gitlab-ci.yml, or a list with one image a line; - is stdin")
+@click.pass_context
+def pull(context: click.Context, images: tuple[str, ...], platform: str, files: tuple[str, ...]) -> None:
+    """Fetch images into the store, also if they are there already: those that are named, and all that files name."""
+    from runner.cli import pull as command
 
-    around = open_all(os.environ)
-    keychain = auth.Keychain.of_account(around.account.home, os.environ)
-    for image in images:
-        reference.canonical(image)  # before anything is made
-    # shared layers look the same to everybody; where there are none, those of `dockless run` are made ready
-    id_map = build_users.lease(around.store, around.account, build_users.LOCAL).isolated_map()
-    for image in images:
-        found = image_pull.ensure(
-            image, store=around.store, settings=around.settings, keychain=keychain, policies=("always",), platform=platform, id_map=id_map
-        )
-        click.echo(found.config_digest)
+    if not images and not files:
+        raise click.UsageError("Missing argument 'IMAGE...'", context)
+    command.main(images, files, platform=platform, environ=os.environ)
 
 
 @dockless.command()

@@ -2,8 +2,9 @@
 
 python -m tests.support.vm DIRECTORY
 
-The disks are those of vm_disk. The processors are emulated (no /dev/kvm needed), there is no network device, and what the guest writes to its disk is
-forgotten. Its first serial port is the console, which goes to a file; the second has the tests' output, and as last line the verdict.
+The disks are those of vm_disk. The processors are emulated, so /dev/kvm is not needed; there is no network device; what the guest writes to
+its disk is forgotten at the end, but not when it boots again. Its first serial port is the console, which goes to a file; the second has
+what the tests say, and as its last line the verdict.
 """
 
 import os
@@ -40,10 +41,15 @@ def main(directory: Path) -> int:
         began = time.monotonic()
         # a group of its own: an interrupt at the terminal is ours, and we end it
         qemu = subprocess.Popen(
-            argv(directory, console), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, process_group=0, env={**os.environ, "TMPDIR": temporary}
+            argv(directory, console),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            process_group=0,
+            env={**os.environ, "TMPDIR": temporary},
         )
         overtime = threading.Timer(TIMEOUT_S, qemu.kill)
         overtime.start()
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # by way of the `finally` below
         try:
             assert qemu.stdout
             verdict = show(qemu.stdout)

@@ -2,8 +2,8 @@
 
 python -m tests.support.vm_disk DIRECTORY PACKAGE…
 
-Run as root. The system is made once for a list of packages and this file's text; its kernel and its initrd are kept beside it. What the machine does
-when it is up lies in the checkout (tests/vm/guest.sh), so that a change there makes no new system.
+Run as root. The system is made once for a list of packages and the text of this file; its kernel and its initrd are kept beside it. What
+the machine does when it is up lies in the checkout (tests/vm/guest.sh), so that a change there makes no new system.
 """
 
 import hashlib

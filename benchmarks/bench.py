@@ -1,146 +1,131 @@
-"""`./dev bench`: dockless against podman, in pairs measured in one run; writes results.json and RESULTS.md.
+"""`./dev bench`: dockless against podman and docker, and against itself, in one run; writes results.json, RESULTS.md and results.svg.
 
-python -m benchmarks.bench PROGRAM DIRECTORY [ROUNDS]
+python -m benchmarks.bench PROGRAM SCRATCH CACHE [--only NAME,…] [ROUNDS]
+
+SCRATCH is where everything is made, and the three files go; state/ in it may be set up by root. CACHE keeps the big image.
+With --only nothing is written: figures that stand side by side have to come from one run.
 """
 
-import json
-import os
-import platform
-import shutil
-import statistics
-import subprocess
+import argparse
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
+from benchmarks import crowd, images, plot, processes, pulls, report, tenants, warm
+from benchmarks.docker import Docker, NotStarted
+from benchmarks.dockless import Dockless
+from benchmarks.measure import Measured, timed
 from benchmarks.podman import Podman
-from tests.support import images
-from tests.support.gitlab_replay import Replay, job_payload
+from runner import __version__
+from tests.support.registries import docker_registry
 
-WARM_UPS = 3
-LONGEST_S = 5.0
-
-
-class Pair(NamedTuple):
-    """One comparison: what each side does, and the ratio that is wanted."""
-
-    name: str
-    what: str
-    ours: Callable[[], float]
-    theirs: Callable[[], float]
-    target: float
+ROUNDS = 20
 
 
-class Result(NamedTuple):
-    """Medians in milliseconds."""
+class Prepared(NamedTuple):
+    """What measurements work with."""
 
-    pair: Pair
-    ours_ms: float
-    theirs_ms: float
+    rounds: int
+    dockless: Dockless
+    podman: Podman
+    peers: Mapping[str, warm.Peer]  # podman, and what else there is
+    made: images.Made
+    host: str  # the registry
+    scratch: Path
 
     @property
-    def ratio(self) -> float:
-        return self.ours_ms / self.theirs_ms
+    def small(self) -> str:
+        return f"{self.host}/{images.SMALL}"
+
+    @property
+    def slow_rounds(self) -> int:
+        """How often to measure what takes many seconds."""
+        return max(1, self.rounds // 6)
 
 
-def main(program: str, output: Path, rounds: int) -> int:
-    """Measure every pair, alternating its sides, and write the results; 1 if a target was missed."""
+class Group(NamedTuple):
+    """Numbers that are measured together."""
+
+    names: tuple[str, ...]
+    measure: Callable[[Prepared], Measured]
+
+
+# in this order: first what needs a small image only, and few containers at a time
+_GROUPS = (
+    Group(("run_vs_podman", "run_vs_docker"), lambda p: warm.one_off(p.dockless, p.small, p.peers, rounds=p.rounds)),
+    Group(("step_vs_podman_exec", "step_vs_docker_exec"), lambda p: warm.step(p.dockless, p.small, p.peers, rounds=p.rounds)),
+    Group(("job_vs_podman", "job_vs_docker"), lambda p: warm.job(p.dockless, p.small, p.peers, rounds=max(1, p.rounds // 3))),
+    Group(("idle_job_private_mb",), lambda p: crowd.idle_memory(p.dockless, p.small)),
+    Group(("job100_vs_job1",), lambda p: crowd.side_by_side(p.dockless, p.small, rounds=p.rounds)),
+    Group(
+        ("pull_vs_podman", "pull_vs_slowest_part"),
+        lambda p: pulls.cold(p.dockless, p.podman, p.made, p.host, p.scratch, rounds=p.slow_rounds),
+    ),
+    Group(("pull_half_vs_podman",), lambda p: pulls.half(p.dockless, p.podman, p.made, p.host, rounds=p.slow_rounds)),
+    Group(("second_tenant_vs_warm", "second_tenant_new_mib"), lambda p: tenants.second(p.dockless, p.made, p.host, rounds=p.rounds)),
+)
+NAMES = tuple(name for group in _GROUPS for name in group.names)
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Prepare, measure, write, and return 1 if a target was missed."""
+    scratch = Path(arguments.scratch)
+    made = images.prepare(Path(arguments.cache))
+    missing: dict[str, str] = {}
     with ExitStack() as stack:
-        # podman makes an image name of the path, which takes no random characters
-        directory = Path.home() / f"dockless-bench-{os.getpid()}"
-        directory.mkdir(mode=0o755)
-        stack.callback(shutil.rmtree, directory, ignore_errors=True)
-        layout = directory / "image"
-        images.write_oci_layout(layout, images.build_image([images.busybox_layer()]), "bench")
-        image = f"oci:{layout}:bench"
-        podman = stack.enter_context(Podman(directory))
-        podman.run("pull", "--quiet", image)
-        podman.start(podman.image_id())
-        timed([program, "pull", image], os.environ)
-        pairs = _run_pair(program, image, podman), _step_pair(program, image, podman, directory, stack)
-        results = [measure(pair, rounds) for pair in pairs]
-        write(results, rounds, podman.version(), output)
-    return 0 if all(result.ratio <= result.pair.target for result in results) else 1
+        host = stack.enter_context(docker_registry(made.storage))
+        dockless = stack.enter_context(Dockless(arguments.program, scratch))
+        with ExitStack() as peers:
+            podman = peers.enter_context(Podman(scratch))
+            compared: dict[str, warm.Peer] = {"podman": podman}
+            versions = [f"dockless {__version__}", podman.version()]
+            try:
+                docker = peers.enter_context(Docker(scratch))
+                compared["docker"] = docker
+                versions.append(docker.version())
+            except NotStarted as e:
+                missing["docker"] = str(e)
+            small = f"{host}/{images.SMALL}"
+            for peer in compared.values():
+                timed(peer.pull_argv(small), peer.environ, longest_s=60)
+            dockless.pull(small)
+            prepared = Prepared(arguments.rounds, dockless, podman, compared, made, host, scratch)
+            measured = [_run(group, prepared) for group in _GROUPS if arguments.only is None or arguments.only & set(group.names)]
+    if left := processes.left_over(patience_s=10):
+        raise SystemExit(f"an idle machine runs nothing of ours, but these are left: {', '.join(left)}")
+    results = [result for each in measured for result in each.results]
+    missed = [result for result in results if result.is_missed]
+    if arguments.only is None:
+        for each in measured:
+            missing |= each.missing
+        curve = next((each.curve for each in measured if each.curve), ())
+        report.write(scratch, results, missing=missing, image=str(made), versions=versions, rounds=arguments.rounds)
+        plot.write(scratch / "results.svg", results, curve)
+    for result in missed:
+        print(f"bench: missed: {report.line(result)}", file=sys.stderr)
+    return 1 if missed else 0
 
 
-def _run_pair(program: str, image: str, podman: Podman) -> Pair:
-    ours = [program, "run", "--pull", "never", "--image", image, "--", "true"]
-    return Pair(
-        "run_vs_podman",
-        "`dockless run --image IMAGE -- true` / `podman run --rm IMAGE true`",
-        lambda: timed(ours, os.environ),
-        lambda: timed(podman.argv("run", "--rm", podman.image_id(), "true"), podman.environ),
-        0.40,
-    )
+def _run(group: Group, prepared: Prepared) -> Measured:
+    measured = group.measure(prepared)
+    for result in measured.results:
+        print(report.line(result), flush=True)
+    return measured
 
 
-def _step_pair(program: str, image: str, podman: Podman, directory: Path, stack: ExitStack) -> Pair:
-    config = directory / "config.yaml"
-    config.write_text(f"images: {{allowed: ['oci:{directory}/**']}}\n")
-    driver = {verb: [program, "--config", str(config), "gitlab", verb] for verb in ("config", "prepare", "run", "cleanup")}
-    payload = job_payload(image={"name": image}, variables={"GIT_STRATEGY": "none"})
-    attempt = Replay(driver, payload, env=dict(os.environ)).attempt()
-    stack.callback(attempt.cleanup)
-    prepared = attempt.prepare()
-    if prepared.failure:
-        raise SystemExit(bytes(attempt.build.log).decode(errors="replace"))
-    script = Path(attempt.temp_dir) / "true.sh"
-    script.write_text(attempt.script("build_script", ["true"]))
-    ours, env = [*driver["run"], str(script), "build_script"], attempt.environment()
-    return Pair(
-        "step_vs_podman_exec",
-        "`dockless gitlab run SCRIPT build_script`, the script being `true` / `podman exec CONTAINER true`",
-        lambda: timed(ours, env),
-        lambda: timed(podman.argv("exec", podman.container, "true"), podman.environ),
-        0.30,
-    )
-
-
-def timed(argv: Sequence[str], env: Mapping[str, str]) -> float:
-    """Run a program that must succeed, and return its seconds."""
-    start = time.perf_counter()
-    done = subprocess.run(argv, env=dict(env), stdin=subprocess.DEVNULL, capture_output=True, check=False)
-    seconds = time.perf_counter() - start
-    if seconds > LONGEST_S:
-        raise SystemExit(f"{' '.join(argv)} took {seconds:.1f} s: something waits here, and the ratio would mean nothing")
-    if done.returncode != 0:
-        raise SystemExit(f"{' '.join(argv)} ended with {done.returncode}: {done.stderr.decode(errors='replace')}")
-    return seconds
-
-
-def measure(pair: Pair, rounds: int) -> Result:
-    """Run both sides in turn, so that a noisy machine disturbs both alike."""
-    ours, theirs = [], []
-    for number in range(WARM_UPS + rounds):
-        mine, other = pair.ours(), pair.theirs()
-        if number >= WARM_UPS:
-            ours.append(mine * 1000)
-            theirs.append(other * 1000)
-    result = Result(pair, statistics.median(ours), statistics.median(theirs))
-    print(f"{pair.name}: {result.ours_ms:.1f} ms / {result.theirs_ms:.1f} ms = {result.ratio:.3f} (wanted: at most {pair.target})")
-    return result
-
-
-def write(results: Sequence[Result], rounds: int, peer: str, output: Path) -> None:
-    """Write one number a name, and a table for people."""
-    (output / "results.json").write_text(json.dumps({result.pair.name: round(result.ratio, 3) for result in results}, indent=2) + "\n")
-    rows = [
-        f"| {r.pair.name} | {r.pair.what} | {r.ours_ms:.0f} ms | {r.theirs_ms:.0f} ms | **{r.ratio:.2f}** | {r.pair.target:.2f} |"
-        for r in results
-    ]
-    machine = f"{os.cpu_count()} cores, Linux {platform.release()}, {peer}"
-    text = [
-        f"Medians of {rounds} pairs, each measured one after the other in one run of `./dev bench` ({machine}).",
-        "",
-        "| name | what | dockless | podman | ratio | wanted at most |",
-        "| --- | --- | ---: | ---: | ---: | ---: |",
-        *rows,
-    ]
-    (output / "RESULTS.md").write_text("\n".join(["# Benchmark", "", *text]) + "\n")
+def _arguments(words: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="./dev bench")
+    for name in ("program", "scratch", "cache"):
+        parser.add_argument(name, help=argparse.SUPPRESS)
+    parser.add_argument("--only", metavar="NAME,…", type=lambda text: set(text.split(",")), help=f"measure some: {', '.join(NAMES)}")
+    parser.add_argument("rounds", metavar="ROUNDS", nargs="?", type=int, default=ROUNDS, help=f"pairs to measure (default: {ROUNDS})")
+    parsed = parser.parse_intermixed_args(words)  # ROUNDS may stand behind an option
+    if parsed.only is not None and parsed.only - set(NAMES):
+        parser.error(f"no such name: {', '.join(sorted(parsed.only - set(NAMES)))}")
+    return parsed
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]) if len(sys.argv) > 3 else 20))
+    sys.exit(main(_arguments(sys.argv[1:])))

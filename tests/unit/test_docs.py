@@ -163,6 +163,8 @@ def test_files_that_a_document_names_are_there(document: Path) -> None:
 
 
 def test_table_of_the_readme_is_that_of_the_last_benchmark() -> None:
-    rows = [line for line in (TREE / "benchmarks/RESULTS.md").read_text().splitlines() if line.startswith("|")]
-    assert len(rows) > 2
-    assert "\n".join(rows) in (TREE / "README.md").read_text()
+    """It has every number that something is wanted of, without the columns that explain it."""
+    rows = [line.split(" | ") for line in (TREE / "benchmarks/RESULTS.md").read_text().splitlines() if line.startswith("| ")]
+    wanted = [" | ".join([row[0], *row[2:5], f"{row[5]} |"]) for row in rows[2:] if row[5]]
+    assert len(wanted) > 2
+    assert "\n".join(wanted) in (TREE / "README.md").read_text()

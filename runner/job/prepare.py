@@ -42,7 +42,7 @@ def prepare(spec: JobSpec, around: Surroundings, *, fetch: Fetch, facts: dict[st
     with Undo() as undo:
         lock = _take_key(store, spec.key, undo)
         undo.add(lambda: files.remove_tree(store.job_lock(spec.key)))
-        os.pwrite(lock, f"{spec.build_user}\n".encode(), 0)  # job.leases reads it
+        _sign(lock, spec.build_user)
         user = _lease(store, around.account, spec.build_user)
         container_map = user.isolated_map() if spec.shared_id is None else user.shared_map(around.account, container_id=spec.shared_id)
         addresses = None if spec.network == "none" else network.addresses(around.settings.network.subnet)
@@ -91,6 +91,14 @@ def _is_hostname(name: str) -> bool:
     letters = name.replace("_", "a")
     inner = letters.replace(".", "a").replace("-", "a")
     return inner.isascii() and inner.isalnum() and letters[0].isalnum() and letters[-1].isalnum() and len(name) <= _LONGEST_HOSTNAME
+
+
+def _sign(lock: int, build_user: str) -> None:
+    """Write into the job's lock whose it is, for job.leases; without a name no lease ends while the job is being made."""
+    try:
+        os.pwrite(lock, f"{build_user}\n".encode(), 0)
+    except OSError:  # a full disk, of which who cannot do without it will tell
+        os.ftruncate(lock, 0)
 
 
 def _lease(store: paths.Store, account: Account, name: str) -> BuildUser:

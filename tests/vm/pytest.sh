@@ -1,6 +1,6 @@
 #!/bin/sh
-# In the guest of ./dev vm: run test files, as whoever calls.
-#   pytest.sh BASE FILE…
+# In the guest of ./dev vm: run tests, as whoever calls.
+#   pytest.sh BASE TEST…
 venv=$(echo "$1"/venv-*)
 cd "$1/tree" || exit
 shift

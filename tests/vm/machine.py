@@ -130,7 +130,7 @@ def views() -> dict[str, str]:
 
 def view_of(id_map: IdMap) -> str:
     """Return where the layers are shown with the ids of a map."""
-    return paths.view(account().uid, os.path.basename(shared_layers()), layer_names.map_name(id_map))
+    return paths.view(account().uid, os.stat(shared_layers()), layer_names.map_name(id_map))
 
 
 def make_image() -> str:

@@ -63,7 +63,8 @@ def is_explained(text: str) -> bool:
 def half_written(engine: Engine) -> list[str]:
     """Return what of the store is under way and not there yet."""
     patterns = ("blobs/partial/*", ".[!.]*", "*/.[!.]*", "layers/*/.[!.]*", "blobs/sha256/.[!.]*")
-    return sorted(str(path) for pattern in patterns for path in engine.state.glob(pattern))
+    found = {path for pattern in patterns for path in engine.state.glob(pattern)}
+    return sorted(str(path) for path in found - set(engine.state.glob("layers/*/.*.lock")))  # each layer that was unpacked has a lock
 
 
 def entries(engine: Engine) -> dict[str, list[str]]:

@@ -12,7 +12,7 @@ from runner import __version__
 from runner.cli import commands, run_options, show
 from tests.support.engine import Engine, Result
 
-COMMANDS = ("completion", "df", "doctor", "gc", "gitlab", "images", "ps", "pull", "rmi", "run", "version")
+COMMANDS = ("completion", "df", "doctor", "gc", "gitlab", "images", "ps", "pull", "rmi", "run", "setup", "verify", "version")
 VERBS = ("cleanup", "config", "prepare", "register-snippet", "run")
 
 

@@ -83,7 +83,7 @@ def fetch(
                 work = until_recorded.enter_context(unpacking.Unpacking(store, views.place(store, id_map), image.layers, source=source))
             except OSError as e:
                 raise layers.failed(source, store, e) from e
-        _bring_layers(image, opened.origin, claim, work)
+        _bring_layers(image, opened.origin, claim, work, store)
         _check_platform(image, wanted, asked=bool(platform))
         if images.find(store, source, platform=platform, id_map=id_map) != image:
             images.add(store, source, image, platform=platform, made_from=opened.made_from)
@@ -132,7 +132,7 @@ def _describe(source: str, resolved: Resolved, origin: Origin, claim: blobs.Clai
     return Image(source, resolved.blob.digest, chosen.config.digest, stack, parsed.config, str(parsed.platform), size)
 
 
-def _bring_layers(image: Image, origin: Origin, claim: blobs.Claim, work: unpacking.Unpacking | None) -> None:
+def _bring_layers(image: Image, origin: Origin, claim: blobs.Claim, work: unpacking.Unpacking | None, store: paths.Store) -> None:
     """Download side by side, and unpack what arrives; the first failure ends the others."""
 
     def bring(at: int) -> None:
@@ -154,7 +154,7 @@ def _bring_layers(image: Image, origin: Origin, claim: blobs.Claim, work: unpack
             if work:
                 work.finish(at, filling.pop() if filling else None)
         except OSError as e:
-            raise InfraError(f"cannot unpack image {image.source}: {e.strerror}", "run `dockless doctor`") from e
+            raise layers.failed(image.source, store, e) from e
         finally:
             for one in filling:
                 one.close()

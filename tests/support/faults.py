@@ -73,6 +73,11 @@ def entries(engine: Engine) -> dict[str, list[str]]:
     return {kind: sorted(path.name for path in engine.state.glob(pattern)) for kind, pattern in patterns.items()}
 
 
+def torn_layers(engine: Engine) -> list[str]:
+    """Return the unpacked layers that are not whole. Whole ones of an image that failed are for the next try, or for the collector."""
+    return sorted(str(path) for path in engine.state.glob("layers/*/*/") if not path.with_name(f"{path.name}.seal").exists())
+
+
 def leases(engine: Engine) -> dict[str, int]:
     """Return who leases which slice of subordinate ids."""
     try:

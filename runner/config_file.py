@@ -199,6 +199,13 @@ def _limits(table: "_Table") -> model.Limits:
     return limits
 
 
+def _age(text: str) -> int:
+    """Return a duration that has its unit: an age of 14 that was meant as days would remove all but the last seconds' caches."""
+    if text.strip().isdigit():
+        raise ValueError("write it with its unit, such as 14d")
+    return quantities.parse_duration(text)
+
+
 def _gc(table: "_Table") -> config.Gc:
     default = config.Gc()
 
@@ -208,9 +215,9 @@ def _gc(table: "_Table") -> config.Gc:
     found = config.Gc(
         high=table.integer("high", default.high, low=0, high=100),
         low=table.integer("low", default.low, low=0, high=100),
-        volumes_max_age=table.convert("volumes_max_age", bound(quantities.parse_duration), default.volumes_max_age),
+        volumes_max_age=table.convert("volumes_max_age", bound(_age), default.volumes_max_age),
         volumes_max_size=table.convert("volumes_max_size", bound(quantities.parse_size), default.volumes_max_size),
-        storage_max_age=table.convert("storage_max_age", bound(quantities.parse_duration), default.storage_max_age),
+        storage_max_age=table.convert("storage_max_age", bound(_age), default.storage_max_age),
         storage_max_size=table.convert("storage_max_size", bound(quantities.parse_size), default.storage_max_size),
     )
     table.refuse_unknown()

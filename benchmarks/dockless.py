@@ -25,6 +25,7 @@ class Dockless:
     def __init__(self, program: str, directory: Path) -> None:
         self.program, self.state = program, directory / "state"
         self._store = paths.Store(str(self.state))
+        self._began_shared = self.is_shared()
         self._config = directory / "config.yaml"
         self._config.write_text(_CONFIG)
         # by the environment, and without a configuration for what a person starts: what it costs to read one is nobody's default
@@ -62,8 +63,14 @@ class Dockless:
 
     def is_shared(self) -> bool:
         """Tell whether all build users share one copy of every layer, as they do after `dockless setup`."""
-        some = BuildUser("some", 1, *build_users.available(accounts.current())[1])
-        return views.place(self._store, some.isolated_map()).is_shared
+        slices = build_users.available(accounts.current())
+        return len(slices) > 1 and views.place(self._store, BuildUser("some", 1, *slices[1]).isolated_map()).is_shared
+
+    def still_shared(self) -> bool:
+        """Tell the same, and end if it was true at first only: what would be measured now is another thing."""
+        if self._began_shared and not self.is_shared():
+            raise SystemExit(f"the views of {self._store.layers} have gone while the benchmark ran")
+        return self._began_shared
 
     def pull(self, image: str) -> float:
         """Bring an image, unpacked and ready for its first container, and return the seconds."""

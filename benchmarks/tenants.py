@@ -26,10 +26,11 @@ def second(dockless: Dockless, made: images.Made, host: str, *, rounds: int) -> 
         return seconds
 
     # without shared layers every tenant unpacks the whole image: once tells enough
-    count = rounds if dockless.is_shared() else 1
+    is_shared = dockless.still_shared()
+    count = rounds if is_shared else 1
     samples = alternate({"warm": lambda: dockless.one_off(image, *first), "new": new}, rounds=count, warm_ups=0)
     what = f"`dockless run --build-user NEW` of the stored image of {made.size_bytes / 1e6:.0f} MB / the same for a build user that had it"
-    if not dockless.is_shared():
+    if not is_shared:
         what += "; without `dockless setup`: each build user unpacks"
     new_mib = median(used) / _MIB
     disk = f"new disk of a new build user's first container, in MiB; the image unpacked has {made.size_bytes / _MIB:.0f}"

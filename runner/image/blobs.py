@@ -54,23 +54,31 @@ class Claim:
         self._cancelled.set()
 
     def need(
-        self, blob: Descriptor, open_at: Open, report: Report = lambda have: None, *, begin: Callable[[str], object] = lambda path: None
+        self,
+        blob: Descriptor,
+        open_at: Open,
+        report: Report = lambda have: None,
+        *,
+        begin: Callable[[str], object] = lambda path: None,
+        durable: bool = True,
     ) -> None:
         """Bring a blob into the store, unless it is there, and claim it. Blocks, also while another process downloads it.
 
         Raises as download.fetch does. `report` hears how many bytes of it are here, `begin` the file that grows, if we download it.
+        `durable` as in download.Request: flushing one file makes ext4 write all that is being unpacked beside it.
         """
+        request = download.Request(
+            blob, open_at, begin=begin, report=report, is_cancelled=self._cancelled.is_set, pause_s=self._pause_s, durable=durable
+        )  # fmt: skip
         try:
-            self._need(blob, open_at, report, begin)
+            self._need(request)
         except BaseException:
             _remove_lock(_lock_path(self._store, blob.digest))  # not claimed, so closing the claim would not
             raise
 
-    def _need(self, blob: Descriptor, open_at: Open, report: Report, begin: Callable[[str], object]) -> None:
+    def _need(self, request: download.Request) -> None:
+        blob = request.blob
         path = _lock_path(self._store, blob.digest)
-        request = download.Request(
-            blob, open_at, begin=begin, report=report, is_cancelled=self._cancelled.is_set, pause_s=self._pause_s
-        )  # fmt: skip
         while True:
             if self._cancelled.is_set():
                 raise download.Cancelled
@@ -79,7 +87,7 @@ class Claim:
                 if is_present(self._store, blob):
                     with self._lock:
                         self._held.append((path, shared))
-                    report(blob.size)
+                    request.report(blob.size)
                     return
                 os.close(shared)
             exclusive = _take(path, shared=False)
@@ -106,7 +114,8 @@ class Claim:
             raise
         try:
             os.rename(part, whole)
-            files.fsync_directory(self._store.blobs)
+            if request.durable:
+                files.fsync_directory(self._store.blobs)
         except OSError as e:
             raise InfraError(f"cannot store blob {request.blob.digest} in {self._store.blobs}: {e.strerror}") from e
 

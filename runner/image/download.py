@@ -49,14 +49,18 @@ class Request:
         is_cancelled: Callable[[], bool] = lambda: False,
         pause_s: float = 0.5,
         slow_s: float = 30.0,
+        durable: bool = True,
     ) -> None:
-        """Connect to nothing; `pause_s` is the first pause after a broken connection, a sender that hardly sends is left after `slow_s`."""
+        """Connect to nothing; `pause_s` is the first pause after a broken connection, a sender that hardly sends is left after `slow_s`.
+
+        What is not `durable` may be lost or cut short by a power failure, which its size or its digest tells whoever uses it.
+        """
         self.blob, self.open_at, self.begin, self.report, self.is_cancelled = blob, open_at, begin, report, is_cancelled
-        self.pause_s, self.slow_s = pause_s, slow_s
+        self.pause_s, self.slow_s, self.durable = pause_s, slow_s, durable
 
 
 def fetch(request: Request, path: str) -> None:
-    """Leave exactly the blob's content in the file `path`, flushed to disk; the caller holds its lock.
+    """Leave exactly the blob's content in the file `path`, flushed to disk if it is to be; the caller holds its lock.
 
     What an earlier try left there is continued. Raises InfraError when size or content is not what the descriptor says or the disk is full;
     then nothing is left. Raises Temporary when the sender breaks off again and again, and Cancelled; then the part stays for the next try.
@@ -71,7 +75,8 @@ def fetch(request: Request, path: str) -> None:
                 _fill(part, request)
             if not part.has(request.blob):
                 raise InfraError(f"blob {request.blob.digest} has other content than its digest says", _DAMAGED)
-            part.flush()
+            if request.durable:
+                part.flush()
     except OSError as e:
         _unlink(path)
         hint = "free some space: dockless gc" if e.errno in _NO_ROOM else ""

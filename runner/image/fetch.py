@@ -150,7 +150,7 @@ def _bring_layers(image: Image, origin: Origin, claim: blobs.Claim, work: unpack
                 filling.append(work.follow(at, path))
 
         try:
-            claim.need(blob, lambda offset: origin.blob(blob.digest, offset), report, begin=begin)
+            claim.need(blob, lambda offset: origin.blob(blob.digest, offset), report, begin=begin, durable=False)
             if work:
                 work.finish(at, filling.pop() if filling else None)
         except OSError as e:

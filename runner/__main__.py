@@ -4,12 +4,18 @@ Commands that CI systems call at every step (`run`, `gitlab run`) branch off bef
 tests/unit/test_hot_path.py says which modules they may load.
 """
 
+from __future__ import annotations
+
 import errno
 import gc
 import os
 import sys
 
 from runner import __version__, errors, log
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
 
 _ENGINE_FAILED = 125  # as podman and docker run report their own failures
 
@@ -142,10 +148,27 @@ def _dispatch(argv: list[str]) -> int:
 
             return cli_run.main(argv[1:], os.environ)
     gc.enable()
+    verb = _gitlab_verb(argv)
+    if verb:
+        return verb([], os.environ)
     from runner.cli import commands
 
     answered = commands.complete()
     return commands.main(argv) if answered is None else answered
+
+
+def _gitlab_verb(argv: list[str]) -> Callable[[list[str], Mapping[str, str]], int] | None:
+    """Return the body of a verb that gitlab-runner calls without arguments: click would cost each of them as much as a step."""
+    match argv:
+        case ["gitlab", "config"]:
+            from runner.adapters.gitlab import config as verb
+        case ["gitlab", "prepare"]:
+            from runner.adapters.gitlab import prepare as verb  # type: ignore[no-redef]
+        case ["gitlab", "cleanup"]:
+            from runner.adapters.gitlab import cleanup as verb  # type: ignore[no-redef]
+        case _:
+            return None
+    return verb.main
 
 
 def _gitlab_code(error: errors.RunnerError, argv: list[str]) -> int:

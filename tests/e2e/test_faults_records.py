@@ -105,6 +105,8 @@ def test_dead_job_of_another_version_is_removed(gitlab: GitLab) -> None:
 def test_process_that_calls_itself_a_keeper_is_none(gitlab: GitLab) -> None:
     with gitlab.prepared() as attempt:
         key = attempt.job_env["DOCKLESS_JOB"]
+        # a keeper has its name a moment after it was let go
+        assert wait_until(lambda: keeper.find(key))
         (own,) = keeper.find(key)
         # with the account's own id, as containers have it that share a directory with their caller
         lie = f"echo ready; exec -a 'dockless: keeper of {key}' sleep infinity"

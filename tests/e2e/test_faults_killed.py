@@ -208,6 +208,7 @@ def test_killed_cleanup_is_continued(gitlab: GitLab, remover: str) -> None:
     gitlab.configure(gitlab={"wait_for_services_timeout": -1})
     assert attempt.prepare().failure is None, text_of(attempt)
     output(attempt, "mkdir -m 700 /etc/many; cd /etc/many; seq 20000 | xargs touch; chown -R 5:5 /etc/many")
+    assert wait_until(lambda: keeper.find(attempt.job_env["DOCKLESS_JOB"]))  # a keeper has its name a moment after it was let go
     (own,) = keeper.find(attempt.job_env["DOCKLESS_JOB"])
     environment = {**gitlab.environment(), **attempt.job_env}
     with subprocess.Popen(gitlab.driver()["cleanup"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as program:

@@ -95,6 +95,7 @@ def test_running_job_of_another_version_is_left_to_that_one(gitlab: GitLab) -> N
 
 def test_dead_job_of_another_version_is_removed(gitlab: GitLab) -> None:
     with damaged(gitlab, "of another version") as attempt:
+        assert wait_until(lambda: keeper.find(attempt.job_env["DOCKLESS_JOB"]))
         (found,) = keeper.find(attempt.job_env["DOCKLESS_JOB"])
         os.kill(found.pid, signal.SIGKILL)
         assert wait_until(lambda: not processes_of(gitlab.engine.state))

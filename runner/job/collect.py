@@ -12,9 +12,4 @@ def collect(store: paths.Store) -> int:
         kept = [image for _, image in images.all(store)]
         freed = blobs.collect(store, keep={descriptor.digest for image in kept for descriptor in images.blobs_of(image)})
     names = {name for image in kept for name in layer_names.names_of(image)}
-    return freed + layer_store.collect(store, keep=names, used=lambda: used_layers(store))
-
-
-def used_layers(store: paths.Store) -> set[str] | None:
-    """Return the layers of all jobs that live or may live, as "map/name"; None if there is a job that may use any."""
-    return live.look(store).layers()
+    return freed + layer_store.collect(store, keep=names, used=lambda: live.look(store).layers())

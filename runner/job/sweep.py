@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator
 
 from runner import config, errors, log, paths
 from runner.image import blobs, images, layer_names, layer_store
-from runner.job import collect as leftovers
 from runner.job import gc, gc_plan, inventory, last_use, leases, live
 from runner.job.gc_plan import Deletion, Kind
 from runner.job.surroundings import Surroundings
@@ -120,7 +119,7 @@ def _layers(store: paths.Store, group: list[Deletion]) -> Iterator[Removed]:
 
     error: errors.RunnerError | None = None
     try:
-        layer_store.discard(store, is_unwanted, used=lambda: leftovers.used_layers(store))
+        layer_store.discard(store, is_unwanted, used=lambda: live.look(store).layers())
     except errors.RunnerError as e:
         error = e
     yield from ((each, each.size_bytes) for each in there if not os.path.lexists(_path_of_layer(store, each)))

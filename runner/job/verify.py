@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from runner import errors, log, paths
 from runner.image import blobs, images, layer_names, layers, unpacking, views
-from runner.job import collect
+from runner.job import live
 from runner.kernel import locks
 from runner.model import Descriptor, IdMap, Image
 
@@ -84,7 +84,7 @@ def _check_layers(store: paths.Store, known: list[tuple[str, Image]], mended: li
 def _check_layer(store: paths.Store, place: views.Place, image: Image, at: int, name: str, mended: list[str], broken: list[str]) -> None:
     log.debug(f"checking layer {place.name}/{name}")
     with locks.hold(store.layer_map_lock(place.name), shared=True):
-        used = collect.used_layers(store)
+        used = live.look(store).layers()
     is_used = used is None or f"{place.name}/{name}" in used
     try:
         with unpacking.Unpacking(store, place, image.layers, source=image.source, again=(at,)) as work:

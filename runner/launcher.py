@@ -19,9 +19,11 @@ from runner.__main__ import main
 main()
 """
 
-# what the commands of every step import, each in a file of its own: half of what `run` needs a stage does not
+# what the commands of every job import, in files of their own: half of what `run` needs a stage does not
 _HOT = {
     "gitlab": "runner.adapters.gitlab.run",
+    "job": "runner.adapters.gitlab.config, runner.adapters.gitlab.prepare, runner.adapters.gitlab.cleanup, "
+    "runner.job.assembly, runner.image.access",
     "run": "runner.cli.run, runner.image.images, runner.job.assembly",
 }
 _MAKE = """import sys
@@ -43,7 +45,8 @@ def write(target: str, python: str) -> None:
         made = process.run([python, "-IS", "-X", "no_debug_ranges", "-c", _MAKE.format(paths=paths, hot=hot)])
         with open(f"{target}.{command}", "wb") as bundled:
             bundled.write(made.stdout)
-    start = bundle.START.format(path=f"""{target!r} + (".gitlab" if "gitlab" in sys.argv else ".run")""")
+    choice = '(".run" if "gitlab" not in sys.argv else ".gitlab" if "run" in sys.argv else ".job")'
+    start = bundle.START.format(path=f"{target!r} + {choice}")
     with open(target, "w", encoding="utf-8") as file:
         file.write(_TEMPLATE.format(python=python, paths=paths, start=start))
     os.chmod(target, 0o755)

@@ -4,13 +4,20 @@ The store has one copy of every image for all tenants. A private image that one 
 is there (contracts/security.md D4, case 22). What a job names with `oci:` and `docker-archive:` is no registry's: images.allowed judges it.
 """
 
-import time
-from typing import NamedTuple
+from __future__ import annotations
 
-from runner import config, globs, paths
+import time
+
+from runner import globs
 from runner.errors import Temporary, UserError
-from runner.image import auth, grants, mirrors, reference
-from runner.model import Image
+from runner.image import grants, mirrors, reference
+from runner.record import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from runner import config, paths
+    from runner.image import auth
+    from runner.model import Image
 
 
 class Tenant(NamedTuple):

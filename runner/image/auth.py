@@ -5,16 +5,22 @@ first source that defines it counts; for an image the longest path that matches.
 (docker-credential-<name> get|list).
 """
 
+from __future__ import annotations
+
 import binascii
-import json
 import os
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
 
 from runner import log
 from runner.errors import UserError
 from runner.kernel import files, process
-from runner.model import Reference
+from runner.record import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import Any
+
+    from runner.model import Reference
 
 _LIMIT_BYTES = 1024**2
 _HELPER_TIMEOUT_S = 30.0
@@ -34,8 +40,9 @@ class Credentials(NamedTuple):
         return f"Credentials(username={self.username!r}, password=…, source={self.source!r})"
 
 
-_Resolve = Callable[[], Credentials | None]
-_Source = Callable[[], Mapping[str, _Resolve]]
+if TYPE_CHECKING:
+    _Resolve = Callable[[], Credentials | None]
+    _Source = Callable[[], Mapping[str, _Resolve]]
 
 
 class Keychain:
@@ -69,7 +76,7 @@ class Keychain:
         self._known: dict[str, _Resolve] | None = None
 
     @classmethod
-    def of_account(cls, home: str, environ: Mapping[str, str], *, payload: Sequence[tuple[str, str, str]] = ()) -> "Keychain":
+    def of_account(cls, home: str, environ: Mapping[str, str], *, payload: Sequence[tuple[str, str, str]] = ()) -> Keychain:
         """Return what an account has: $DOCKER_AUTH_CONFIG, docker's files in its home, and `payload`."""
         files_of_account = config_files(home, environ)
         text = environ.get("DOCKER_AUTH_CONFIG", "")
@@ -146,7 +153,7 @@ def _constant(credentials: Credentials) -> _Resolve:
     return lambda: credentials
 
 
-def _read_first(candidates: Sequence[str], helpers: "_Helpers") -> Mapping[str, _Resolve]:
+def _read_first(candidates: Sequence[str], helpers: _Helpers) -> Mapping[str, _Resolve]:
     for path in candidates:
         try:
             raw = files.read(path, limit_bytes=_LIMIT_BYTES)
@@ -156,10 +163,12 @@ def _read_first(candidates: Sequence[str], helpers: "_Helpers") -> Mapping[str, 
     return {}
 
 
-def _read_config(raw: bytes, source: str, helpers: "_Helpers") -> dict[str, _Resolve]:
+def _read_config(raw: bytes, source: str, helpers: _Helpers) -> dict[str, _Resolve]:
     """Read docker's config.json, or the older .dockercfg, whose whole content is what "auths" holds now."""
     if len(raw) > _LIMIT_BYTES:
         raise ValueError("too large")
+    import json  # its messages name a line; who has no such file does not pay for it
+
     try:
         value = json.loads(raw)
     except RecursionError as e:
@@ -226,6 +235,8 @@ class _Helpers(NamedTuple):
 
     def run(self, helper: str, verb: str, text: str = "") -> dict[str, Any]:
         """Run `docker-credential-<name> get|list` and return the JSON object that it answers; OSError or ValueError otherwise."""
+        import json
+
         # Helpers of clouds and desktops need the account's environment; what a job set comes as CUSTOM_ENV_* and is not passed on.
         env = {name: value for name, value in self.environ.items() if not name.startswith("CUSTOM_ENV_")}
         found = next((f"{place}/{helper}" for place in self.path.split(":") if place and os.access(f"{place}/{helper}", os.X_OK)), helper)
@@ -257,6 +268,7 @@ def _helped(helper: str, key: str, source: str, helpers: _Helpers) -> _Resolve:
 
 def _cause(error: OSError | ValueError) -> str:
     """Say why without repeating content: a JSON error's own text is harmless, its document is not shown."""
-    if isinstance(error, json.JSONDecodeError):
-        return f"not valid JSON at line {error.lineno}"
+    line = getattr(error, "lineno", 0)  # of json.JSONDecodeError
+    if line:
+        return f"not valid JSON at line {line}"
     return error.strerror or "unknown" if isinstance(error, OSError) else str(error)

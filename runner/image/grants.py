@@ -3,14 +3,21 @@
 Forgetting costs a question to a registry and nothing else, so a file that cannot be read or written is no error.
 """
 
-import hashlib
-import json
-import os
-from typing import Any, NamedTuple
+from __future__ import annotations
 
-from runner import log, paths
-from runner.image import auth
-from runner.kernel import files, locks
+import os
+from _blake2 import blake2b  # hashlib loads a TLS library beside it, which costs 3 ms
+
+from runner import log
+from runner.kernel import files, locks, plain_json
+from runner.record import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from runner import paths
+    from runner.image import auth
 
 _FORMAT = 1
 _MOST = 1000  # entries; the newest stay
@@ -38,7 +45,7 @@ def mark(store: paths.Store, credentials: list[auth.Credentials | None]) -> str:
         return ""
     # where they come from does not matter, only what a registry hears
     told = [None if one is None else [one.username, one.password, one.identity_token] for one in credentials]
-    return hashlib.blake2b(json.dumps(told).encode(), digest_size=32, key=key).hexdigest()
+    return blake2b(plain_json.dumps(told).encode(), digest_size=32, key=key).hexdigest()
 
 
 def is_remembered(store: paths.Store, tenant: str, grant: Grant, *, ttl_s: float, now: float) -> bool:

@@ -1,4 +1,4 @@
-"""Unpacked layers as things that take space: what is there, what may go, and what is safe on the disk."""
+"""Unpacked layers as things that take space: what is there, and what may go."""
 
 import os
 from collections.abc import Callable, Iterable
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from runner import errors, log, paths
 from runner.image import layer_names, layers, unpacking
-from runner.kernel import files, locks, syscalls
+from runner.kernel import files, locks
 
 _PATIENCE_S = 2.0  # lookups of jobs have the lock for a millisecond
 
@@ -97,39 +97,3 @@ def _trash(store: paths.Store, map_name: str, name: str) -> int:
         return seal.size_bytes
     finally:
         os.close(fd)
-
-
-def _sealed_at(store: paths.Store, layer: Stored) -> float:
-    try:
-        return os.stat(store.layer_seal(layer.map_name, layer.name)).st_mtime
-    except FileNotFoundError:
-        return float("inf")  # collected just now
-
-
-def settle(store: paths.Store, *, unpacked_before: float = float("inf")) -> int:
-    """Make every whole layer that is older than a time survive a power failure; return how many did not before. Idempotent.
-
-    Blocks for the disk if there are such. Raises OSError when the disk fails: then what was unpacked may be anything, and loses its seal.
-    """
-    todo = [layer for layer in stored(store) if not layer_names.read_seal(store, layer.map_name, layer.name).settled]
-    todo = [layer for layer in todo if _sealed_at(store, layer) < unpacked_before]
-    if not todo:
-        return 0
-    fd = os.open(store.layers, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        syscalls.syncfs(fd)
-    except OSError:
-        for layer in todo:
-            files.remove_tree(store.layer_seal(layer.map_name, layer.name))
-        raise
-    finally:
-        os.close(fd)
-    for layer in todo:
-        with locks.hold(store.layer_map_lock(layer.map_name), shared=True):
-            if layer_names.is_whole(store, layer.map_name, layer.name):
-                found = layer_names.read_seal(store, layer.map_name, layer.name)
-                layer_names.seal(
-                    store, layer.map_name, layer.name, diff_name=found.diff_name, size_bytes=found.size_bytes, settled=True
-                )  # fmt: skip
-    log.debug(f"settled {len(todo)} layers")
-    return len(todo)

@@ -1,10 +1,14 @@
 """Where a mirror keeps the images of another registry: at its own name, perhaps below a path."""
 
-from typing import NamedTuple
+from __future__ import annotations
 
 from runner import registry_name
 from runner.errors import UserError
-from runner.model import Reference
+from runner.record import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from runner.model import Reference
 
 
 class Place(NamedTuple):

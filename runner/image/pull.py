@@ -1,15 +1,19 @@
 """Pull policies: the one door to an image, stored or fetched; says what it does in the words of GitLab's docker executor."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from __future__ import annotations
 
-from runner import config, log, paths
+from runner import log
 from runner.errors import RunnerError, UserError
 from runner.image import images, reference
-from runner.model import IdMap, Image
+from runner.record import NamedTuple
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from runner import config, paths
     from runner.image import access, auth
+    from runner.model import IdMap, Image
 
 POLICIES = ("always", "if-not-present", "never")
 
@@ -19,7 +23,7 @@ def ensure(
     *,
     store: paths.Store,
     settings: config.Settings,
-    keychain: "auth.Keychain",
+    keychain: auth.Keychain,
     policies: Sequence[str] = ("if-not-present",),
     platform: str = "",
     id_map: IdMap | None = None,
@@ -63,11 +67,11 @@ class _Asked(NamedTuple):
     platform: str
     store: paths.Store
     settings: config.Settings
-    keychain: "auth.Keychain"
+    keychain: auth.Keychain
     tenant: str
     id_map: IdMap | None
 
-    def as_tenant(self) -> "access.Tenant":
+    def as_tenant(self) -> access.Tenant:
         """Return who asks, for whom `tenant` says that there is one."""
         from runner.image import access
 

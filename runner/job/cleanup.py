@@ -32,6 +32,7 @@ def cleanup(store: paths.Store, key: str, account: Account, *, attempt: str = ""
 def end(store: paths.Store, key: str, current: JobState | None, account: Account) -> None:
     """End a job whose lock the caller holds; without its record (`current` None) what belongs to it is found by its key."""
     first: errors.RunnerError | None = None
+    namespace = keeper.open_user_namespace(current.keeper) if current else None
     for each in keeper.find(key) if current is None else [current.keeper]:
         try:
             keeper.kill(each)
@@ -39,15 +40,21 @@ def end(store: paths.Store, key: str, current: JobState | None, account: Account
             first = e
     limits.remove(limits.directory(key) if current is None else current.cgroup)
     try:
-        remove_files(store, key, current.build_user if current else None, account)
+        remove_files(store, key, current.build_user if current else None, account, namespace=namespace)
     except errors.RunnerError as e:
         first = first or e
+    finally:
+        if namespace is not None:
+            os.close(namespace)
     if first:
         raise first
 
 
-def remove_files(store: paths.Store, key: str, user: BuildUser | None, account: Account) -> None:
-    """Remove a job's directory and its lock file; without a build user whatever any of the account's has written there."""
+def remove_files(store: paths.Store, key: str, user: BuildUser | None, account: Account, *, namespace: int | None = None) -> None:
+    """Remove a job's directory and its lock file; without a build user whatever any of the account's has written there.
+
+    `namespace` is the job's own user namespace, where it is still to be had: it spares making another one.
+    """
     directory = store.job(key)
     why: OSError | None = None
     try:
@@ -55,7 +62,10 @@ def remove_files(store: paths.Store, key: str, user: BuildUser | None, account: 
             # work/ of an overlay and what containers wrote belong to the build user: only its namespace may remove them
             id_map = user.keeper_map(account) if user else build_users.every_map(account)
             try:
-                userns.call(id_map, lambda: files.remove_tree(directory))
+                if namespace is not None:
+                    userns.call_within(namespace, lambda: files.remove_tree(directory))
+                else:
+                    userns.call(id_map, lambda: files.remove_tree(directory))
             except OSError as e:  # a machine that cannot map ids has not let any container write, and the next line does it all
                 why = e
         files.remove_tree(directory)

@@ -4,9 +4,10 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from runner.job import gc_plan, inventory
+from runner.job import disk_usage, gc_plan, inventory
+from runner.job.disk_usage import Usage
 from runner.job.gc_plan import Kind
-from runner.job.inventory import Inventory, Kept, Usage
+from runner.job.inventory import Inventory, Kept
 from runner.job.surroundings import Surroundings
 
 
@@ -36,7 +37,7 @@ def look(around: Surroundings) -> Report:
     """Measure a store. Raises like inventory.take; changes nothing."""
     found = inventory.take(around.store, around.account)
     limits = around.settings.gc
-    return Report(rows(found, now=time.time()), details(found), inventory.usage(around.store), limits.high, limits.low)
+    return Report(rows(found, now=time.time()), details(found), disk_usage.of(around.store), limits.high, limits.low)
 
 
 def rows(found: Inventory, *, now: float) -> tuple[Row, ...]:

@@ -118,17 +118,18 @@ def _write_spec(plan: Plan, container: Container, *, step: Step, volumes: list[V
     cached = f"{plan.filters}/{seccomp.compiled_name(allowed, crun=crun.program())}.bpf"
     pinned = {kind: paths.namespace(short, container.endpoint.name) for kind, short in (("network", "net"), ("ipc", "ipc"), ("uts", "uts"))}
 
-    def build(profile: dict[str, Any], program: str = "", *, joined: Mapping[str, str] = pinned) -> dict[str, Any]:
+    def build(profile: dict[str, Any], program: str = "", *, joined: Mapping[str, str] = pinned, one: Step = step) -> dict[str, Any]:
         return spec.build(
-            root=f"{home}/root", namespaces={"user": paths.USER_NAMESPACE, **joined}, step=step, volumes=volumes,
+            root=f"{home}/root", namespaces={"user": paths.USER_NAMESPACE, **joined}, step=one, volumes=volumes,
             capabilities=allowed, init=_INIT if container.asked.init else "", seccomp=profile, filter_program=program,
         )  # fmt: skip
 
     try:
         program = files.read(cached).decode()
     except FileNotFoundError:
-        # with other namespaces than the container's, which are not pinned yet
-        files.write_json(f"{home}/config.json", build(seccomp.load(allowed), joined=dict.fromkeys(pinned, "")), durable=False)
+        # with other namespaces than the container's, which are not pinned yet, and a program that every image has: it is not started
+        some = step._replace(argv=("/proc/self/exe",), user=step.user._replace(uid=0, gid=0))
+        files.write_json(f"{home}/config.json", build(seccomp.load(allowed), joined=dict.fromkeys(pinned, ""), one=some), durable=False)
         program = b2a_base64(crun.compile_filter(home, f"filter-{container.asked.name}"), newline=False).decode()
         if program:
             files.write_atomic(cached, program.encode())

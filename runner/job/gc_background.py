@@ -9,7 +9,7 @@ import os
 import time
 
 from runner import errors, log, quantities
-from runner.job import inventory
+from runner.job import disk_usage
 from runner.kernel import locks, signals, syscalls
 
 TYPE_CHECKING = False
@@ -28,7 +28,7 @@ def start_if_full(around: Surroundings) -> bool:
     Returns at once and raises nothing. The process must have a single thread.
     """
     try:
-        if not inventory.usage(around.store).is_above(around.settings.gc.high) or _has_just_run(around):
+        if not disk_usage.of(around.store).is_above(around.settings.gc.high) or _has_just_run(around):
             return False
         child = os.fork()
         if child == 0:

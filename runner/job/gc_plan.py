@@ -6,7 +6,8 @@ from enum import StrEnum, auto
 from typing import NamedTuple
 
 from runner import config, quantities
-from runner.job.inventory import Image, Inventory, Kept, Usage
+from runner.job.disk_usage import Usage
+from runner.job.inventory import Image, Inventory, Kept
 
 
 class Kind(StrEnum):

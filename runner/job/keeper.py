@@ -114,6 +114,20 @@ def call(keeper: Keeper, function: Callable[[], Any], *, young: bool = False) ->
     return process.fork_call(outer)
 
 
+def open_user_namespace(keeper: Keeper) -> int | None:
+    """Return a descriptor of the user namespace of a keeper that runs, which outlives it; None without one."""
+    if not keeper.is_alive():
+        return None
+    try:
+        fd = os.open(f"/proc/{keeper.pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    except (FileNotFoundError, ProcessLookupError, PermissionError):  # ended just now, or is somebody else's by now
+        return None
+    if keeper.is_alive():
+        return fd
+    os.close(fd)
+    return None
+
+
 def kill(keeper: Keeper, *, timeout_s: float = 10.0) -> None:
     """End the keeper and with it every process, mount and device of the job. Idempotent; InfraError if it does not die in time."""
     if keeper.boot_id != boot.boot_id():

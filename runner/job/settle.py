@@ -3,7 +3,7 @@
 import time
 
 from runner import log, paths
-from runner.image import layer_store
+from runner.image import settling
 
 _OLD_S = 60.0  # by then the kernel has written most of it by itself (dirty_expire_centisecs)
 
@@ -11,6 +11,6 @@ _OLD_S = 60.0  # by then the kernel has written most of it by itself (dirty_expi
 def settle_old(store: paths.Store) -> None:
     """Settle the layers that were unpacked some time ago. One that cannot be loses its seal, and is unpacked again. Never raises."""
     try:
-        layer_store.settle(store, unpacked_before=time.time() - _OLD_S)
+        settling.settle(store, unpacked_before=time.time() - _OLD_S)
     except OSError as e:
         log.warn(f"layers in {store.layers} cannot be written to the disk, and will be unpacked again: {e.strerror}")

@@ -140,10 +140,15 @@ def _entries(store: paths.Store) -> list[os.DirEntry[str]]:
         return []
 
 
-def every(store: paths.Store) -> list[tuple[JobState, bool]]:
-    """Return all jobs that can be read, each with whether it is alive; others (half-made, damaged) are the reaper's business."""
+def every(store: paths.Store, *, prefix: str = "") -> list[tuple[JobState, bool]]:
+    """Return all jobs that can be read, each with whether it is alive; others (half-made, damaged) are the reaper's business.
+
+    With a `prefix` only those whose keys begin so.
+    """
     found = []
     for key in keys(store):
+        if not key.startswith(prefix):
+            continue
         try:
             state = load(store, key)
         except errors.RunnerError:

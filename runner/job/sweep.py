@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 
 from runner import config, errors, log, paths
-from runner.image import blobs, images, layer_names, layer_store
-from runner.job import gc, gc_plan, inventory, last_use, leases, live
+from runner.image import blobs, images, layer_names, layer_store, settling
+from runner.job import disk_usage, gc, gc_plan, inventory, last_use, leases, live
 from runner.job.gc_plan import Deletion, Kind
 from runner.job.surroundings import Surroundings
 from runner.kernel import files, locks, userns
@@ -42,7 +42,7 @@ def collect(around: Surroundings, limits: config.Gc, *, report: Report, wait: bo
 def plan(around: Surroundings, limits: config.Gc) -> tuple[Deletion, ...]:
     """Return what `collect` would remove now."""
     found = inventory.take(around.store, around.account)
-    return gc_plan.plan(found, limits, inventory.usage(around.store), now=time.time())
+    return gc_plan.plan(found, limits, disk_usage.of(around.store), now=time.time())
 
 
 def carry_out(deletions: Iterable[Deletion], around: Surroundings, *, report: Report) -> None:
@@ -92,7 +92,7 @@ def _carry_out(kind: Kind, group: list[Deletion], around: Surroundings) -> Itera
         case Kind.REST:
             yield from _each(group, lambda each: _remove(account, each.name))
         case Kind.SPARE:
-            layer_store.settle(store)  # a layer that a power failure may take does not replace its blob
+            settling.settle(store)  # a layer that a power failure may take does not replace its blob
             with locks.hold(store.images_lock):
                 spare = inventory.spare_blobs(store)
                 yield from _each(group, lambda each: each.name in spare and blobs.discard(store, each.name))

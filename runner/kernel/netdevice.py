@@ -13,6 +13,8 @@ _SIOCADDRT, _SIOCSIFADDR, _SIOCSIFNETMASK, _SIOCGIFFLAGS, _SIOCSIFFLAGS = 0x890B
 _IFF_UP = 1
 _RTF_UP, _RTF_GATEWAY, _RTF_REJECT = 1, 2, 0x200  # linux/route.h
 _AF_INET = 2
+_TUNSETIFF, _TUNSETPERSIST = 0x400454CA, 0x400454CB  # linux/if_tun.h
+_IFF_TAP, _IFF_NO_PI = 0x2, 0x1000
 
 
 def _sockaddr(address: str) -> bytes:
@@ -37,6 +39,16 @@ def set_up(device: str) -> None:
     """Activate a device."""
     (flags,) = unpack_from("=H", _request(_SIOCGIFFLAGS, _ifreq(device, b"")), 16)
     _request(_SIOCSIFFLAGS, _ifreq(device, pack("=H", flags | _IFF_UP)))
+
+
+def make_tap(device: str, *, tun: str = "/dev/net/tun") -> None:
+    """Make a tap device that stays when the program that uses it ends: taking it away then would hold up that program's end."""
+    fd = os.open(tun, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fcntl.ioctl(fd, _TUNSETIFF, _ifreq(device, pack("=H", _IFF_TAP | _IFF_NO_PI)))
+        fcntl.ioctl(fd, _TUNSETPERSIST, 1)
+    finally:
+        os.close(fd)
 
 
 def set_address(device: str, address: str, netmask: str) -> None:

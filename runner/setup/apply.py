@@ -241,10 +241,10 @@ def _as_account(account: Account, function: Callable[[], Any]) -> Any:
 
 def settle(wishes: Wishes) -> None:
     """Make all layers of the account's store safe on the disk: the machine is about to go down. Raises RunnerErrors."""
-    from runner.image import layer_store
+    from runner.image import settling
 
     found = machine.look(wishes)
-    _as_account(_needed(found), lambda: layer_store.settle(found.store))
+    _as_account(_needed(found), lambda: settling.settle(found.store))
 
 
 _MAKERS: dict[Kind, Callable[[Change, Wishes, Machine], None]] = {

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from runner import config, paths
-from runner.image import auth, blobs, fetch, layer_names, layer_store, layers, unpacking
+from runner.image import auth, blobs, fetch, layer_names, layer_store, layers, settling, unpacking
 from runner.image import images as records
 from runner.kernel import boot, syscalls
 from runner.model import Image
@@ -68,8 +68,8 @@ def test_layers_that_were_not_flushed_are_unpacked_again_after_the_next_boot(
 def test_layers_that_were_settled_are_used_as_they_are(store: paths.Store, source: str, monkeypatch: pytest.MonkeyPatch) -> None:
     found = lower(store, pull(store, source))
     before = [path.stat().st_ino for path in found]
-    assert layer_store.settle(store) == 2
-    assert layer_store.settle(store) == 0
+    assert settling.settle(store) == 2
+    assert settling.settle(store) == 0
     monkeypatch.setattr(boot, "boot_id", lambda: "another-boot")
     again = lower(store, pull(store, source))
     assert [path.stat().st_ino for path in again] == before
@@ -80,7 +80,7 @@ def test_settling_writes_layers_before_it_says_so(store: paths.Store, source: st
     order: list[str] = []
     monkeypatch.setattr(syscalls, "syncfs", lambda fd: order.append("flushed"))
     monkeypatch.setattr(layer_names, "seal", lambda *_place, **_what: order.append("sealed"))
-    layer_store.settle(store)
+    settling.settle(store)
     assert order == ["flushed", "sealed", "sealed"]
 
 
@@ -94,7 +94,7 @@ def test_disk_that_fails_takes_the_seals_with_it(store: paths.Store, source: str
     with monkeypatch.context() as patched:
         patched.setattr(syscalls, "syncfs", fail)
         with pytest.raises(OSError, match="Input/output"):
-            layer_store.settle(store)
+            settling.settle(store)
     assert layer_store.stored(store) == []
     assert is_good(lower(store, image))
 

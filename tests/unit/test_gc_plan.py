@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from runner.config import Gc
 from runner.job import df, gc_plan
+from runner.job.disk_usage import Usage
 from runner.job.gc_plan import Deletion, Kind
-from runner.job.inventory import Blob, Image, Inventory, Job, Kept, Layer, Rest, Usage
+from runner.job.inventory import Blob, Image, Inventory, Job, Kept, Layer, Rest
 
 DAY = 86400.0
 NOW = 1000 * DAY

@@ -11,8 +11,8 @@ import pytest
 from runner import config, errors, paths
 from runner.image import blobs, images, layer_names, views
 from runner.job import gc_plan, inventory, last_use, state, sweep
+from runner.job.disk_usage import Usage
 from runner.job.gc_plan import Deletion, Kind
-from runner.job.inventory import Usage
 from runner.job.state import JobState
 from runner.job.surroundings import Surroundings
 from runner.kernel import files, userns

@@ -1,10 +1,14 @@
 """`gitlab cleanup`: end the job, keep its caches. Idempotent, and content with a job that was never prepared."""
 
-from collections.abc import Mapping
+from __future__ import annotations
 
 from runner import layout
 from runner.adapters.gitlab import environment, privileges, start
 from runner.job import cleanup, gc, settle
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 def main(arguments: list[str], environ: Mapping[str, str]) -> int:

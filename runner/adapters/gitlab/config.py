@@ -1,12 +1,17 @@
 """`gitlab config`: what gitlab-runner asks first. Prints one JSON document and chooses the job's key; makes nothing."""
 
-import json
+from __future__ import annotations
+
 import os
 import sys
-from collections.abc import Mapping
 
 from runner import __version__
 from runner.adapters.gitlab import caller, environment, start, volumes
+from runner.kernel import plain_json
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 def main(arguments: list[str], environ: Mapping[str, str]) -> int:
@@ -31,7 +36,7 @@ def main(arguments: list[str], environ: Mapping[str, str]) -> int:
     }
     if gitlab.hostname:
         answer["hostname"] = gitlab.hostname
-    sys.stdout.write(json.dumps(answer) + "\n")
+    sys.stdout.write(plain_json.dumps(answer) + "\n")
     return 0
 
 

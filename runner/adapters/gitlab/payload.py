@@ -1,10 +1,14 @@
 """JOB_RESPONSE_FILE -> frozen nouns: what GitLab itself sent, which no job variable can change (common/spec/spec.go)."""
 
-import json
-from typing import Any, NamedTuple
+from __future__ import annotations
 
 from runner.errors import InfraError
-from runner.kernel import files
+from runner.kernel import files, plain_json
+from runner.record import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 _LIMIT_BYTES = 64 * 1024**2
 
@@ -80,7 +84,7 @@ def read(path: str) -> Job:
 def parse(raw: bytes) -> Job:
     """Decode the payload. Unknown fields are fine; a field of the wrong type is an InfraError, since the runner promises the type."""
     try:
-        value = json.loads(raw)
+        value = plain_json.loads(raw)
     except (ValueError, RecursionError) as e:
         raise InfraError(f"JOB_RESPONSE_FILE is not JSON: {e}", "is this gitlab-runner's custom executor?") from e
     top = _Reader(value, "job")
@@ -104,18 +108,18 @@ def parse(raw: bytes) -> Job:
     )
 
 
-def _variable(v: "_Reader") -> Variable:
+def _variable(v: _Reader) -> Variable:
     return Variable(v.text("key"), v.text("value"), v.flag("public"), v.flag("file"), v.flag("raw"))
 
 
-def _secrets(secrets: "_Reader") -> tuple[Variable, ...]:
+def _secrets(secrets: _Reader) -> tuple[Variable, ...]:
     """Return what the runner makes of secrets: variables that nobody else may see, and files unless they say otherwise (Secret.IsFile)."""
     return tuple(
         Variable(name, "", public=False, file=secrets.object(name).optional_flag("file") is not False, raw=True) for name in secrets.names()
     )
 
 
-def _image(image: "_Reader") -> Image:
+def _image(image: _Reader) -> Image:
     docker = image.object("executor_opts").object("docker")
     return Image(
         name=image.text("name").strip(),
@@ -167,11 +171,11 @@ class _Reader:
         value = self._get(key, bool, None)
         return None if value is None else bool(value)
 
-    def object(self, key: str) -> "_Reader":
+    def object(self, key: str) -> _Reader:
         """Return a nested object, empty when absent."""
         return _Reader(self._get(key, dict, {}), f"{self._path}.{key}")
 
-    def objects(self, key: str) -> "list[_Reader]":
+    def objects(self, key: str) -> list[_Reader]:
         """Return a list of objects."""
         return [_Reader(item, f"{self._path}.{key}[{i}]") for i, item in enumerate(self._get(key, list, []))]
 

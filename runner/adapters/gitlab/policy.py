@@ -1,11 +1,17 @@
 """What a job may use: images, pull policies, services and users, judged on what GitLab sent and never on job variables."""
 
-from collections.abc import Sequence
+from __future__ import annotations
 
-from runner import config, globs, log
+from runner import globs, log
 from runner.adapters.gitlab import payload
 from runner.errors import UserError
 from runner.image import reference
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from runner import config
 
 
 def image(job: payload.Job, settings: config.Settings) -> payload.Image:

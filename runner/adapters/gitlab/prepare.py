@@ -1,23 +1,29 @@
 """`gitlab prepare`: from the job that GitLab sent to a job that stands: policy, images, containers, services."""
 
+from __future__ import annotations
+
 import os
-import signal
 import sys
 import zlib
-from collections.abc import Mapping
-from types import FrameType
 
 from runner import log
 from runner.adapters.gitlab import caller, environment, payload, policy, services, stages, start, volumes
 from runner.errors import InfraError
 from runner.image import auth, pull
-from runner.job import gc_background, health, state
+from runner.job import gc_background, state
 from runner.job import prepare as job_prepare
 from runner.job import services as job_services
-from runner.job.state import JobState
-from runner.job.surroundings import Surroundings
-from runner.kernel import process
-from runner.model import ContainerSpec, IdMap, Image, JobSpec, VolumeSpec
+from runner.kernel import process, signals
+from runner.model import ContainerSpec, JobSpec, VolumeSpec
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from types import FrameType
+
+    from runner.job.state import JobState
+    from runner.job.surroundings import Surroundings
+    from runner.model import IdMap, Image
 
 _LONGEST_HOST_NAME = 63
 _TOOLS = "/run/dockless/bin"  # where the toolbox finds a gitlab-runner that is not below /usr
@@ -26,7 +32,7 @@ _TOOLS = "/run/dockless/bin"  # where the toolbox finds a gitlab-runner that is 
 def main(arguments: list[str], environ: Mapping[str, str]) -> int:
     """Prepare the job whose key `gitlab config` chose. Raises RunnerErrors, and then leaves nothing behind."""
     log.configure(colour=True)
-    signal.signal(signal.SIGTERM, _interrupted)
+    signals.signal(signals.SIGTERM, _interrupted)
     job = payload.read(environ.get("JOB_RESPONSE_FILE", ""))  # may be readable for root only
     owner = caller.nearest_common(environ.get(environment.CALLER, ""), caller.ancestors())
     around = start.surroundings(environ)
@@ -35,7 +41,7 @@ def main(arguments: list[str], environ: Mapping[str, str]) -> int:
         raise InfraError(
             f"{environment.JOB} is missing", "config_exec has to be `dockless gitlab config`: see `dockless gitlab register-snippet`"
         )
-    _refuse_second_start(around, job)
+    _refuse_second_start(around, job, key)
     gc_background.start_if_full(around)
     job_variables = environment.variables(environ)
     spec = plan(job, around, job_variables, key=key)
@@ -62,7 +68,7 @@ def main(arguments: list[str], environ: Mapping[str, str]) -> int:
 
 def _interrupted(_number: int, _frame: FrameType | None) -> None:
     # not the job's fault, whatever was going on: exit 1 would be reported as a failed script
-    sys.exit(128 + signal.SIGTERM)
+    sys.exit(128 + signals.SIGTERM)
 
 
 def _identity(job: payload.Job) -> str:
@@ -75,8 +81,9 @@ def instance(job: payload.Job) -> str:
     return f"{zlib.crc32(host.encode()):08x}"
 
 
-def _refuse_second_start(around: Surroundings, job: payload.Job) -> None:
-    for other, is_alive in state.every(around.store):
+def _refuse_second_start(around: Surroundings, job: payload.Job, key: str) -> None:
+    # whatever a job says of its number, it says it again: only keys that differ in their random part can be the same job's
+    for other, is_alive in state.every(around.store, prefix=f"{key.rpartition('-')[0]}-"):
         if is_alive and other.facts.get("job") == _identity(job) and not state.is_orphaned(other):
             raise InfraError(
                 f"job {job.id} is already running on this machine (as {other.key})", "a job runs once at a time: cancel the other one first"
@@ -229,6 +236,8 @@ def _wait_for_services(current: JobState, around: Surroundings, environments: di
     configured = around.settings.gitlab.wait_for_services_timeout
     if not environments or configured < 0:
         return
+    from runner.job import health  # sockets cost 3 ms to import: for jobs with services
+
     timeout_s = float(configured or 30)
     log.say(f"Waiting for services to be up and running (timeout {timeout_s:.0f} seconds)...")
     wanted = {name: services.ports(env, current.container(name).exposed_ports) for name, env in environments.items()}

@@ -1,13 +1,17 @@
 """Services of a job: the names they are reached by, what they may know, and the ports that say that they are up."""
 
-import re
-from collections.abc import Mapping
-from typing import NamedTuple
+from __future__ import annotations
 
 from runner import log
-from runner.adapters.gitlab import payload
+from runner.record import NamedTuple
 
-_HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9])?")
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from runner.adapters.gitlab import payload
+
+_HOST_NAME = r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9])?"
 _RESERVED = ("localhost", "ip6-localhost", "ip6-loopback")
 _PORTS_LIMIT = 20
 
@@ -34,13 +38,17 @@ def host_names(image: str) -> tuple[str, ...]:
 
 def assign(asked: tuple[payload.Image, ...], *, taken: tuple[str, ...] = ()) -> list[Service]:
     """Give every service its names: the first one to claim a name has it, and a service without any name left is not started."""
+    if not asked:
+        return []
+    import re  # 5 ms, as below: for jobs that have what it is for
+
     claimed = set(taken)
     found = []
     for service in asked:
         mine = []
         for name in dict.fromkeys((*host_names(service.name), *service.aliases)):
             # programs and resolvers do not tell upper case from lower
-            if not _HOST_NAME.fullmatch(name) or name.lower() in _RESERVED:
+            if not re.fullmatch(_HOST_NAME, name) or name.lower() in _RESERVED:
                 log.warn(f"Skipping alias {name!r} for service {service.name!r}: it is not a host name that a service may have")
             elif name.lower() in claimed:
                 log.warn(f"Skipping alias {name!r} for service {service.name!r}: another service has it")
@@ -68,17 +76,21 @@ def environment(
     return tuple(found.items())
 
 
-_REFERENCE = re.compile(r"\$(?:\{([^}]*)\}|([*#$@!?0-9-])|([A-Za-z_][A-Za-z0-9_]*))")
+_REFERENCE = r"\$(?:\{([^}]*)\}|([*#$@!?0-9-])|([A-Za-z_][A-Za-z0-9_]*))"
 
 
 def expand(text: str, variables: Mapping[str, str]) -> str:
     """Replace $NAME and ${NAME} once, as the runner does with Go's os.Expand: unknown names become empty, "$$" becomes "$"."""
 
+    if "$" not in text:
+        return text
+    import re
+
     def value(match: re.Match[str]) -> str:
         name = match.group(1) or match.group(2) or match.group(3) or ""
         return name if name == "$" else variables.get(name, "")
 
-    return _REFERENCE.sub(value, text)
+    return re.sub(_REFERENCE, value, text)
 
 
 def ports(environment_: tuple[tuple[str, str], ...], exposed: tuple[str, ...]) -> tuple[int, ...]:

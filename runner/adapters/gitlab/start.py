@@ -1,11 +1,15 @@
 """How a verb begins: the configuration is read, then root is left behind, then the store is opened."""
 
-from collections.abc import Mapping
+from __future__ import annotations
 
-from runner import config_cache, config_file, layout, paths
+from runner import config_cache, layout, paths
 from runner.adapters.gitlab import privileges
 from runner.errors import InfraError, UserError
 from runner.job.surroundings import Surroundings
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 def surroundings(environ: Mapping[str, str]) -> Surroundings:
@@ -15,7 +19,8 @@ def surroundings(environ: Mapping[str, str]) -> Surroundings:
     """
     before = privileges.current()
     try:
-        settings = config_file.load(config_cache.locate(environ, home=before.home if before.uid else ""))
+        path = config_cache.locate(environ, home=before.home if before.uid else "")
+        settings = config_cache.load(path, home=before.home)
         account = privileges.drop(settings.account)
     except UserError as e:
         raise InfraError(e.message, e.hint) from e

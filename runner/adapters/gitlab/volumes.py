@@ -1,14 +1,20 @@
 """Volumes of a job: its builds directory and caches, and who shares them (internal/volumes of GitLab Runner's docker executor)."""
 
-import hashlib
-from collections.abc import Mapping
+from __future__ import annotations
 
-from runner import config
-from runner.adapters.gitlab import payload
+from _md5 import md5  # type: ignore[import-not-found]  # hashlib loads a TLS library beside it, which costs 3 ms
+
 from runner.adapters.gitlab.services import expand
 from runner.errors import UserError
 from runner.model import VolumeSpec
 from runner.sandbox import mounts
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from runner import config
+    from runner.adapters.gitlab import payload
 
 
 def plan(
@@ -39,7 +45,7 @@ def _kept(volume: VolumeSpec, job: payload.Job, settings: config.Settings) -> Vo
     """Let a volume that was given no source outlive the job, for jobs of the same project, unless caches are disabled."""
     if volume.kind != "job" or settings.gitlab.disable_cache:
         return volume
-    digest = hashlib.md5(volume.target.encode(), usedforsecurity=False).hexdigest()
+    digest = md5(volume.target.encode(), usedforsecurity=False).hexdigest()
     # the build user may be shared by several projects, caches are not
     name = f"cache-{job.project_id}-{digest}{'-protected' if is_protected(job) else ''}"
     return volume._replace(kind="build-user", source=name)

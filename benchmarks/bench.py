@@ -1,8 +1,8 @@
 """`./dev bench`: dockless against podman and docker, and against itself, in one run; writes results.json, RESULTS.md and results.svg.
 
-python -m benchmarks.bench PROGRAM SCRATCH CACHE [--only NAME,…] [ROUNDS]
+python -m benchmarks.bench PROGRAM SCRATCH CACHE RESULTS [--only NAME,…] [ROUNDS]
 
-SCRATCH is where everything is made, and the three files go; state/ in it may be set up by root. CACHE keeps the big image.
+SCRATCH is where everything is made; state/ in it may be set up by root. CACHE keeps the big image. RESULTS gets the three files.
 With --only nothing is written: figures that stand side by side have to come from one run.
 """
 
@@ -60,7 +60,7 @@ _GROUPS = (
     Group(("idle_job_private_mb",), lambda p: crowd.idle_memory(p.dockless, p.small)),
     Group(("job100_vs_job1",), lambda p: crowd.side_by_side(p.dockless, p.small, rounds=p.rounds)),
     Group(
-        ("pull_vs_podman", "pull_vs_slowest_part"),
+        ("pull_vs_podman", "pull_vs_slowest_part", "pull_vs_processors"),
         lambda p: pulls.cold(p.dockless, p.podman, p.made, p.host, p.scratch, rounds=p.slow_rounds),
     ),
     Group(("pull_half_vs_podman",), lambda p: pulls.half(p.dockless, p.podman, p.made, p.host, rounds=p.slow_rounds)),
@@ -101,8 +101,8 @@ def main(arguments: argparse.Namespace) -> int:
         for each in measured:
             missing |= each.missing
         curve = next((each.curve for each in measured if each.curve), ())
-        report.write(scratch, results, missing=missing, image=str(made), versions=versions, rounds=arguments.rounds)
-        plot.write(scratch / "results.svg", results, curve)
+        report.write(Path(arguments.results), results, missing=missing, image=str(made), versions=versions, rounds=arguments.rounds)
+        plot.write(Path(arguments.results) / "results.svg", results, curve)
     for result in missed:
         print(f"bench: missed: {report.line(result)}", file=sys.stderr)
     return 1 if missed else 0
@@ -117,7 +117,7 @@ def _run(group: Group, prepared: Prepared) -> Measured:
 
 def _arguments(words: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="./dev bench")
-    for name in ("program", "scratch", "cache"):
+    for name in ("program", "scratch", "cache", "results"):
         parser.add_argument(name, help=argparse.SUPPRESS)
     parser.add_argument("--only", metavar="NAME,…", type=lambda text: set(text.split(",")), help=f"measure some: {', '.join(NAMES)}")
     parser.add_argument("rounds", metavar="ROUNDS", nargs="?", type=int, default=ROUNDS, help=f"pairs to measure (default: {ROUNDS})")

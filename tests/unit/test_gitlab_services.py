@@ -89,7 +89,7 @@ def test_a_name_that_could_not_stand_in_etc_hosts_is_skipped(name: str, capsys: 
     assert "Skipping alias" in capsys.readouterr().err
 
 
-@given(st.lists(st.builds(Image, st.text(max_size=12), st.lists(st.text(max_size=6), max_size=3).map(tuple)), max_size=5))
+@given(st.lists(st.tuples(st.text(max_size=12), st.lists(st.text(max_size=6), max_size=3).map(tuple)).map(lambda f: Image(*f)), max_size=5))
 def test_whatever_is_asked_names_are_distinct_words_and_services_keep_their_order(asked: list[Image]) -> None:
     found = services.assign(tuple(asked))
     names = [name.lower() for service in found for name in service.aliases]

@@ -1,6 +1,7 @@
 """Addresses and routes, set in a network namespace of its own and read back by ip(8)."""
 
 import json
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -67,3 +68,13 @@ def test_device_that_is_not_there_is_an_error(device: str) -> None:
 def test_gateway_out_of_reach_is_an_error() -> None:
     with pytest.raises(OSError, match="unreachable"):
         inside(lambda: netdevice.add_default_route("10.9.9.9"))
+
+
+def test_tap_stays_when_nobody_uses_it_and_can_be_used_by_another_program() -> None:
+    def work() -> list[str]:
+        netdevice.make_tap("tap0")
+        netdevice.make_tap("tap0")  # whoever comes next, as slirp4netns does, attaches to what is there
+        return [name for _, name in socket.if_nameindex()]
+
+    names: list[str] = userns.call(build_users.every_map(accounts.current()), work, flags=syscalls.CLONE_NEWNET)
+    assert names.count("tap0") == 1

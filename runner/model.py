@@ -210,7 +210,7 @@ class VolumeSpec(NamedTuple):
     """A volume that a container asks for.
 
     `kind` "bind": `source` is an absolute path of the host. "build-user": `source` is the name of a volume that outlives the job (a cache);
-    one job at a time uses it. "job": `source` is the name of a volume that ends with the job. Containers naming the same volume share it.
+    one job at a time uses it. "storage": what the nested engine `source` keeps for its build user, likewise. "job": `source` is the name of a volume that ends with the job. Containers naming the same volume share it.
     """
 
     target: str
@@ -237,6 +237,7 @@ class ContainerSpec(NamedTuple):
     limits: Limits = Limits()
     umask: int = 0o022
     init: bool = False  # a small init as PID 1 that reaps and forwards signals
+    nested: bool = False  # it makes containers itself: every capability of its user namespace, and an open /proc and /sys
 
 
 class JobSpec(NamedTuple):

@@ -198,7 +198,12 @@ def _volume(store: paths.Store, current: JobState, wish: VolumeSpec) -> Volume:
 
 def _kept(store: paths.Store, current: JobState, wish: VolumeSpec) -> str:
     """Return where a volume is that outlives the job, "" for others."""
-    return store.build_user_volume(current.build_user.name, current.slot, wish.source) if wish.kind == "build-user" else ""
+    match wish.kind:
+        case "build-user":
+            return store.build_user_volume(current.build_user.name, current.slot, wish.source)
+        case "storage":
+            return store.build_storage(current.build_user.name, wish.source, current.slot)
+    return ""
 
 
 def _record(current: JobState, plan: furnish.Plan, users: dict[str, list[int]]) -> JobState:

@@ -114,7 +114,7 @@ def _furnish_container(plan: Plan, container: Container, *, hosts: str, owner: t
 def _write_spec(plan: Plan, container: Container, *, step: Step, volumes: list[Volume]) -> None:
     """Write the container's spec; the first container on this machine also leaves the compiled seccomp filter for all later ones."""
     home = bundle(container.asked.name)
-    allowed = capabilities.DEFAULT
+    allowed = capabilities.ALL if container.asked.nested else capabilities.DEFAULT
     cached = f"{plan.filters}/{seccomp.compiled_name(allowed, crun=crun.program())}.bpf"
     pinned = {kind: paths.namespace(short, container.endpoint.name) for kind, short in (("network", "net"), ("ipc", "ipc"), ("uts", "uts"))}
 
@@ -122,6 +122,7 @@ def _write_spec(plan: Plan, container: Container, *, step: Step, volumes: list[V
         return spec.build(
             root=f"{home}/root", namespaces={"user": paths.USER_NAMESPACE, **joined}, step=one, volumes=volumes,
             capabilities=allowed, init=_INIT if container.asked.init else "", seccomp=profile, filter_program=program,
+            nested=container.asked.nested,
         )  # fmt: skip
 
     try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from runner.model import Step, Volume
 
 TYPE_CHECKING = False
@@ -9,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any
 
+_NESTED_DEVICES = ("/dev/fuse", "/dev/net/tun")
 INIT_TARGET = "/.dockless-init"
 
 # Defaults of docker 28 (moby: oci/defaults.go)
@@ -32,15 +35,22 @@ def build(
     rlimits: Sequence[tuple[str, int, int]] = (),
     read_only_root: bool = False,
     shm_size: int = 64 * 1024**2,
+    nested: bool = False,
 ) -> dict[str, Any]:
     """Return the spec, ready for json.dump.
 
     `namespaces` maps a type ("user", "network", "ipc", "uts") to the file that pins it, "" for a new one; mount, PID and cgroup
     namespaces are new.
     `init` is the host path of a static init that becomes PID 1, "" for none. `rlimits` are (name, soft, hard).
+    `nested` opens /proc, /sys, cgroups and a few devices for a program that makes containers of its own: the kernel lets a user namespace
+    mount a new /proc only where it sees a whole one, and what is open there is still the namespace's own.
     `filter_program` is the compiled form of `seccomp` in base64, where it is known.
     """
-    mounts = [*_system_mounts(shm_size), *(_bind(volume) for volume in volumes)]
+    mounts = [*_system_mounts(shm_size, "rw" if nested else "ro"), *(_bind(volume) for volume in volumes)]
+    if nested:
+        mounts += [
+            _mount(path, "none", path, "bind", "rprivate", "nosuid", "noexec", "rw") for path in _NESTED_DEVICES if os.path.exists(path)
+        ]
     if init:
         mounts.append(_bind(Volume(init, INIT_TARGET, read_only=True)))
     linux: dict[str, Any] = {
@@ -48,8 +58,8 @@ def build(
             *({"type": kind, "path": path} if path else {"type": kind} for kind, path in namespaces.items()),
             *({"type": kind} for kind in ("mount", "pid", "cgroup")),
         ],
-        "maskedPaths": list(_MASKED),
-        "readonlyPaths": list(_READ_ONLY),
+        "maskedPaths": [] if nested else list(_MASKED),
+        "readonlyPaths": [] if nested else list(_READ_ONLY),
     }
     if not filter_program:
         linux["seccomp"] = seccomp
@@ -80,15 +90,15 @@ def _process(step: Step, capabilities: Sequence[str], rlimits: Sequence[tuple[st
     }
 
 
-def _system_mounts(shm_size: int) -> list[dict[str, Any]]:
+def _system_mounts(shm_size: int, access: str) -> list[dict[str, Any]]:
     return [
         _mount("/proc", "proc", "proc", "nosuid", "noexec", "nodev"),
         _mount("/dev", "tmpfs", "tmpfs", "nosuid", "strictatime", "mode=755", "size=65536k"),
         _mount("/dev/pts", "devpts", "devpts", "nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"),
         _mount("/dev/shm", "tmpfs", "shm", "nosuid", "noexec", "nodev", "mode=1777", f"size={shm_size}"),
         _mount("/dev/mqueue", "mqueue", "mqueue", "nosuid", "noexec", "nodev"),
-        _mount("/sys", "sysfs", "sysfs", "nosuid", "noexec", "nodev", "ro"),
-        _mount("/sys/fs/cgroup", "cgroup2", "cgroup", "nosuid", "noexec", "nodev", "ro"),
+        _mount("/sys", "sysfs", "sysfs", "nosuid", "noexec", "nodev", access),
+        _mount("/sys/fs/cgroup", "cgroup2", "cgroup", "nosuid", "noexec", "nodev", access),
     ]
 
 

@@ -210,7 +210,8 @@ class VolumeSpec(NamedTuple):
     """A volume that a container asks for.
 
     `kind` "bind": `source` is an absolute path of the host. "build-user": `source` is the name of a volume that outlives the job (a cache);
-    one job at a time uses it. "storage": what the nested engine `source` keeps for its build user, likewise. "job": `source` is the name of a volume that ends with the job. Containers naming the same volume share it.
+    one job at a time uses it. "storage": what the nested engine `source` keeps for its build user, likewise. "job": `source` is the name of
+    a volume that ends with the job. Containers naming the same volume share it.
     """
 
     target: str

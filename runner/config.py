@@ -72,6 +72,13 @@ class GitLab(NamedTuple):
     extra_hosts: tuple[str, ...] = ()  # "name:ip"
 
 
+class Docker(NamedTuple):
+    """`docker:`: what becomes of jobs that want a Docker API."""
+
+    mode: str = "replace"  # replace: services of docker's dind image | provide: for every job | off
+    engine: str = "auto"  # auto | podman | dockerd: which of the host's engines serves it
+
+
 class Gc(NamedTuple):
     """`gc:`: how full the disk may be, and how much of it build users keep; 0 means no limit of age or size."""
 
@@ -95,6 +102,7 @@ class Settings(NamedTuple):
     service_limits: Limits = Limits()
     gitlab: GitLab = GitLab()
     gc: Gc = Gc()
+    docker: Docker = Docker()
 
     def registry(self, name: str) -> Registry:
         """Return how to reach a registry; one that is not configured is reached by https."""
@@ -103,7 +111,7 @@ class Settings(NamedTuple):
 
 def decode(value: list[Any]) -> Settings:
     """Build Settings again from what JSON makes of them (named tuples become lists)."""
-    account, state_dir, images, registries, network, limits, service_limits, gitlab, gc = (_tuples(item) for item in value)
+    account, state_dir, images, registries, network, limits, service_limits, gitlab, gc, docker = (_tuples(item) for item in value)
     lab = GitLab(*gitlab)
     return Settings(
         account=account,
@@ -115,6 +123,7 @@ def decode(value: list[Any]) -> Settings:
         service_limits=Limits(*service_limits),
         gitlab=lab._replace(services=tuple(ServiceSettings(*service) for service in lab.services)),
         gc=Gc(*gc),
+        docker=Docker(*docker),
     )
 
 

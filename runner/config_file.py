@@ -10,6 +10,7 @@ from runner.errors import UserError
 from runner.kernel import files
 
 _POLICIES = ("always", "if-not-present", "never")
+_DOCKER_MODES = ("replace", "provide", "off")
 _RESERVED_NETWORKS = (  # IANA's IPv4 special-purpose address registry
     ("0.0.0.0/8", "this host"),
     ("127.0.0.0/8", "loopback in every container"),
@@ -65,6 +66,7 @@ def parse(value: Any, where: str) -> config.Settings:
         service_limits=_limits(top.table("service_limits")),
         gitlab=_gitlab(gitlab),
         gc=_gc(top.table("gc")),
+        docker=_docker(top.table("docker", short="mode")),
     )
     for table in (images, network, gitlab, top):
         table.refuse_unknown()
@@ -226,6 +228,12 @@ def _gc(table: "_Table") -> config.Gc:
     return found
 
 
+def _docker(table: "_Table") -> config.Docker:
+    found = config.Docker(mode=table.choice("mode", _DOCKER_MODES), engine=table.choice("engine", ("auto", "podman", "dockerd")))
+    table.refuse_unknown()
+    return found
+
+
 def _policies(table: "_Table", key: str) -> tuple[str, ...]:
     policies = table.texts(key)
     for policy in policies:
@@ -292,7 +300,9 @@ class _Table:
 
     def choice(self, key: str, choices: tuple[str, ...]) -> str:
         """Return one of the choices, the first when absent."""
-        value = self.text(key, choices[0])
+        # a bare `off` is a boolean in YAML 1.1
+        value = "off" if self._value.get(key) is False and "off" in choices else self.text(key, choices[0])
+        self._known.append(key)
         if value not in choices:
             raise UserError(f"configuration {self.where}{key}: {_shown(value)} is not known", f"choose one of {', '.join(choices)}")
         return value
@@ -321,8 +331,11 @@ class _Table:
         value: dict[Any, Any] = self._get(key, (dict,), {}, "a table of keys")
         return {str(name): item for name, item in value.items()}
 
-    def table(self, key: str) -> "_Table":
-        """Return a nested table, empty when absent."""
+    def table(self, key: str, *, short: str = "") -> "_Table":
+        """Return a nested table, empty when absent. A single word in its place is the value of its key `short`."""
+        if short and isinstance(self._value.get(key), (str, bool)):
+            self._known.append(key)
+            return _Table({short: self._value[key]}, self._file, f"{self._prefix}{key}.")
         return _Table(self._get(key, (dict,), {}, "a table of keys"), self._file, f"{self._prefix}{key}.")
 
     def tables(self, key: str) -> "list[_Table]":

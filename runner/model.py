@@ -239,6 +239,15 @@ class ContainerSpec(NamedTuple):
     umask: int = 0o022
     init: bool = False  # a small init as PID 1 that reaps and forwards signals
     nested: bool = False  # it makes containers itself: every capability of its user namespace, and an open /proc and /sys
+    files: tuple[tuple[str, str], ...] = ()  # (absolute path, text) to begin with, root's; for the toolbox only, whose root can be trusted
+    secrets: tuple[tuple[str, bytes], ...] = ()  # (absolute path, content) that only its root can read, and that is in memory alone
+
+
+class DockerSpec(NamedTuple):
+    """A Docker API of a job's own: the container that serves it, and where the job's containers see it besides /var/run/docker.sock."""
+
+    container: ContainerSpec  # it starts when somebody connects; its aliases are the names of the API's host
+    certificates: str = ""  # the directory in the job's containers that has the client's certificates, "" without TLS
 
 
 class JobSpec(NamedTuple):
@@ -250,6 +259,7 @@ class JobSpec(NamedTuple):
     services: tuple[ContainerSpec, ...] = ()  # started once, in this order, and live as long as the job
     network: str = "default"  # or "none"
     extra_hosts: tuple[tuple[str, str], ...] = ()  # (name, ip) in every container's /etc/hosts
+    docker: DockerSpec | None = None
     shared_id: int | None = None  # container id that is the account (shared workspace); None: isolated
     owner: tuple[int, int] = (0, 0)  # pid and start time of the process without which the job is an orphan; (0, 0): there is none
 
@@ -272,3 +282,4 @@ class RunRequest(NamedTuple):
     build_user: str = ""
     entrypoint: tuple[str, ...] | None = None
     platform: str = ""
+    docker: bool = False  # with a Docker API of its own

@@ -41,7 +41,7 @@ for a job does so under layers/<map>.lock, shared, and writes down in the job's 
 lock, exclusive, the collector takes layers out of sight.
 
 A layer is not flushed to the disk before it is used. Its seal names the boot that unpacked it, and means nothing after another one, unless
-the layer was settled meanwhile (image.layer_store): after a power failure a layer is whole or is unpacked again.
+the layer was settled meanwhile (image.settling): after a power failure a layer is whole or is unpacked again.
 
 Outside of the store, made by `dockless setup` and root's alone to change: VIEWS/<uid>/<device>-<inode>/<map>/ shows layers/<shared map>/,
 which is the directory of that device and inode number, read-only, with the ids of <map>.
@@ -53,8 +53,9 @@ may be traversed by the containers' ids (the state directory may not), and hides
     ├── ns/{user,net-<name>,ipc-<name>,uts-<name>}  pinned namespaces
     ├── uplink                      slirp4netns: its pid and start time; absent without a network
     ├── toolbox/                    the toolbox's own files
-    ├── c/<name>/                   a container: base.json (its OCI spec), root/ (the mounted overlay), m<i> (volumes), etc/ (hosts, …)
+    ├── c/<name>/                   a container: base.json (its OCI spec), root/ (the mounted overlay), m<i> (volumes), s<i> (secrets), etc/
     │   └── <step>/                 one process: bundle (config.json), pid, log
+    ├── docker/docker.sock          the job's Docker API, and docker/tls/ its certificates (job.docker)
     ├── bin/crun                    this machine's crun, read-only (sandbox.crun)
     └── crun/                       crun's own state
 """
@@ -65,6 +66,9 @@ FORMAT = 1
 RUN = "/dev/shm"
 VIEWS = "/run/dockless"
 UPLINK = f"{RUN}/uplink"
+DOCKER = f"{RUN}/docker"
+DOCKER_SOCKET = f"{DOCKER}/docker.sock"
+DOCKER_TLS = f"{DOCKER}/tls"
 USER_NAMESPACE = f"{RUN}/ns/user"
 _PUNCTUATION = str.maketrans(dict.fromkeys("_.+-"))  # what a file name may have besides letters and digits
 

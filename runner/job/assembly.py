@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from runner.job.keeper_start import Starting
     from runner.job.surroundings import Surroundings
     from runner.job.undo import Undo
-    from runner.model import Account, BuildUser, ContainerSpec, IdMap, Image, JobSpec
+    from runner.model import Account, BuildUser, ContainerSpec, DockerSpec, IdMap, Image, JobSpec
     from runner.sandbox import network
 
     Fetch = Callable[[ContainerSpec, IdMap], Image]
@@ -69,6 +69,10 @@ def assemble(
     finally:
         if not spec.services:
             starting.online()  # if not, the keeper has ended under us, and this says why
+    if spec.docker:
+        from runner.job import docker  # for jobs that ask for it
+
+        docker.start(current, spec.docker, _sidecar_plan(plan, spec.docker, store, current), log=store.job_log(spec.key, docker.CONTAINER))
     for asked in spec.services:
         services.start(current, asked.name, store=store)
     return current
@@ -87,10 +91,11 @@ def _claim_slot(store: paths.Store, account: Account, spec: JobSpec, user: Build
             containers={}, facts=facts, cgroup="", created=time.time(), owner=spec.owner,
         )  # fmt: skip
         state.save(store, claimed)
-    for path in sorted({_kept(store, claimed, wish) for asked in (*spec.containers, *spec.services) for wish in asked.volumes} - {""}):
+    everybody = (*spec.containers, *spec.services, *((spec.docker.container,) if spec.docker else ()))
+    for path in sorted({_kept(store, claimed, wish) for asked in everybody for wish in asked.volumes} - {""}):
         furnish.make_parents(path)
         last_use.mark(path)
-    for name in ("containers", *(("logs",) if spec.services else ())):  # "volumes" comes with the first one
+    for name in ("containers", *(("logs",) if spec.services or spec.docker else ())):  # "volumes" comes with the first one
         files.make_directory(f"{store.job(spec.key)}/{name}")
     return claimed
 
@@ -154,18 +159,8 @@ def _plan(
     endpoints = _endpoints(spec, job, addresses)
     containers = []
     for asked in (*spec.containers, *spec.services):
-        volumes = tuple(_volume(around.store, current, wish) for wish in asked.volumes)
-        containers.append(
-            furnish.Container(
-                asked=asked,
-                image=images[asked.name],
-                lowers=lowers[asked.name],
-                directory=around.store.container(spec.key, asked.name),
-                volumes=volumes,
-                made_volumes=tuple(v.source for v, wish in zip(volumes, asked.volumes, strict=True) if wish.kind != "bind"),
-                endpoint=endpoints[asked.name],
-            )
-        )
+        container = _container(around.store, current, asked, images[asked.name], lowers[asked.name], endpoints[asked.name])
+        containers.append(container._replace(shown=_shown(spec.docker)) if spec.docker and asked in spec.containers else container)
     return furnish.Plan(
         containers=tuple(containers),
         endpoints=tuple(dict.fromkeys(endpoints.values())),
@@ -175,7 +170,37 @@ def _plan(
         extra_hosts=spec.extra_hosts,
         inner_map=userns.relative(container_map, current.build_user.keeper_map(around.account)),
         filters=around.store.seccomp,
+        docker=spec.docker is not None,
     )
+
+
+def _container(
+    store: paths.Store, current: JobState, asked: ContainerSpec, image: Image, lowers: tuple[str, ...], endpoint: Endpoint
+) -> furnish.Container:
+    volumes = tuple(_volume(store, current, wish) for wish in asked.volumes)
+    return furnish.Container(
+        asked=asked,
+        image=image,
+        lowers=lowers,
+        directory=store.container(current.key, asked.name),
+        volumes=volumes,
+        made_volumes=tuple(v.source for v, wish in zip(volumes, asked.volumes, strict=True) if wish.kind != "bind"),
+        endpoint=endpoint,
+    )
+
+
+def _shown(asked: DockerSpec, *, sidecar: bool = False) -> tuple[Volume, ...]:
+    """Return what of the Docker API a container of the job, or the sidecar itself, gets to see."""
+    from runner.job import docker
+
+    return docker.volumes_of_sidecar(asked) if sidecar else docker.volumes(asked)
+
+
+def _sidecar_plan(plan: furnish.Plan, asked: DockerSpec, store: paths.Store, current: JobState) -> furnish.Plan:
+    """Return how the Docker sidecar will be furnished: in the endpoint of the job's own containers."""
+    endpoint = next(endpoint for endpoint in plan.endpoints if endpoint.name == JOB)
+    sidecar = _container(store, current, asked.container, stored.toolbox(), (), endpoint)
+    return plan._replace(containers=(sidecar._replace(shown=_shown(asked, sidecar=True)),))
 
 
 def _endpoints(spec: JobSpec, job: Endpoint, addresses: network.Addresses | None) -> dict[str, Endpoint]:

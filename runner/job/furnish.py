@@ -32,6 +32,7 @@ class Container(NamedTuple):
     volumes: tuple[Volume, ...]
     made_volumes: tuple[str, ...]  # sources among them that are ours to make
     endpoint: Endpoint
+    shown: tuple[Volume, ...] = ()  # things of RUN itself, which its ids can reach; some are made later
 
 
 class Plan(NamedTuple):
@@ -45,6 +46,7 @@ class Plan(NamedTuple):
     extra_hosts: tuple[tuple[str, str], ...]
     inner_map: IdMap  # container ids to the keeper's ids
     filters: str  # directory of compiled seccomp filters
+    docker: bool = False  # the job has an API of Docker's
 
 
 def run(plan: Plan) -> dict[str, list[int]]:
@@ -55,17 +57,15 @@ def run(plan: Plan) -> dict[str, list[int]]:
     owner = (rootfs.owner_of_root(plan.inner_map.uids), rootfs.owner_of_root(plan.inner_map.gids))
     os.mkdir(os.path.dirname(crun.PROGRAM), 0o755)
     rootfs.bind(crun.program(), crun.PROGRAM, read_only=True)
+    if plan.docker:
+        for path in (paths.DOCKER, paths.DOCKER_TLS):
+            os.mkdir(path, 0o755)
     services = [endpoint for endpoint in plan.endpoints if endpoint.name != JOB]  # that one came with the keeper
     inhabitants = [Inhabitant(endpoint, plan.addresses) for endpoint in services]
     ip = netlink.start_ip() if plan.addresses and services else None
     for path in dict.fromkeys(path for container in plan.containers for path in container.made_volumes):
         make_volume(path, owner=owner)
-    if any(not container.lowers for container in plan.containers):
-        toolbox.furnish(f"{paths.RUN}/toolbox", owner=owner)
-    hosts = network.hosts(
-        [(e.ip or "127.0.1.1", e.names) for e in plan.endpoints] + [(address, (name,)) for name, address in plan.extra_hosts]
-    )
-    made = {container.asked.name: _furnish_container(plan, container, hosts=hosts, owner=owner) for container in plan.containers}
+    made = _furnish_containers(plan, owner=owner)
     for inhabitant in inhabitants:
         inhabitant.pin()
     if ip:
@@ -76,6 +76,23 @@ def run(plan: Plan) -> dict[str, list[int]]:
     for inhabitant in inhabitants:
         inhabitant.finish()
     return made
+
+
+def add(plan: Plan) -> None:
+    """Furnish further containers of a job that stands, in endpoints that it has. Raises RunnerErrors."""
+    owner = (rootfs.owner_of_root(plan.inner_map.uids), rootfs.owner_of_root(plan.inner_map.gids))
+    for path in dict.fromkeys(path for container in plan.containers for path in container.made_volumes):
+        make_volume(path, owner=owner)
+    _furnish_containers(plan, owner=owner)
+
+
+def _furnish_containers(plan: Plan, *, owner: tuple[int, int]) -> dict[str, list[int]]:
+    if any(not container.lowers for container in plan.containers) and not os.path.isdir(f"{paths.RUN}/toolbox"):
+        toolbox.furnish(f"{paths.RUN}/toolbox", owner=owner)
+    hosts = network.hosts(
+        [(e.ip or "127.0.1.1", e.names) for e in plan.endpoints] + [(address, (name,)) for name, address in plan.extra_hosts]
+    )
+    return {container.asked.name: _furnish_container(plan, container, hosts=hosts, owner=owner) for container in plan.containers}
 
 
 def bundle(container: str) -> str:
@@ -89,10 +106,17 @@ def _furnish_container(plan: Plan, container: Container, *, hosts: str, owner: t
     os.mkdir(home, 0o755)
     overlay = rootfs.Overlay(container.lowers or (f"{paths.RUN}/toolbox",), container.directory, f"{home}/root")
     rootfs.mount(overlay, owner=owner)
-    mounts = [*_identity_files(plan, container, hosts=hosts, owner=owner), *_volumes(container)]
+    mounts = [
+        *_identity_files(plan, container, hosts=hosts, owner=owner),
+        *_volumes(container),
+        *_secrets(container, owner=owner),
+        *container.shown,
+    ]
     root = os.open(overlay.target, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         rootfs.check(root)
+        if asked.files:
+            _write_files(container, overlay.target, root=root, owner=owner)
         for mount in mounts:
             rootfs.make_mount_point(root, mount.target, directory=os.path.isdir(mount.source), owner=owner)
         user = users.resolve(asked.user or config.user, root=root)
@@ -183,6 +207,30 @@ def _volumes(container: Container) -> list[Volume]:
         place = f"{bundle(container.asked.name)}/m{number}"
         rootfs.bind(volume.source, place, read_only=volume.read_only)
         bound.append(Volume(place, volume.target, volume.read_only))
+    return bound
+
+
+def _write_files(container: Container, target: str, *, root: int, owner: tuple[int, int]) -> None:
+    """Write what the container begins with into its mounted root. Its paths are followed as they are: the toolbox has no traps."""
+    if container.lowers:
+        raise errors.Bug(f"files for container {container.asked.name} of {container.asked.image}: they are for the toolbox only")
+    for path, text in container.asked.files:
+        rootfs.make_mount_point(root, path, directory=False, owner=owner)
+        with open(f"{target}{path}", "w", encoding="utf-8") as file:
+            file.write(text)
+        if text.startswith("#!"):
+            os.chmod(f"{target}{path}", 0o755)
+
+
+def _secrets(container: Container, *, owner: tuple[int, int]) -> list[Volume]:
+    """Write secrets into the bundle, which no disk ever sees, and bind them from there."""
+    bound = []
+    for number, (path, content) in enumerate(container.asked.secrets):
+        place = f"{bundle(container.asked.name)}/s{number}"
+        with open(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
+            file.write(content)
+        os.chown(place, *owner)
+        bound.append(Volume(place, path, read_only=True))
     return bound
 
 

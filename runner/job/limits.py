@@ -11,7 +11,8 @@ from runner.model import JobSpec, Limits
 
 def apply(current: JobState, spec: JobSpec, undo: Undo) -> JobState:
     """Make the job's groups and write down their paths; `undo` removes them on failure. One warning where limits cannot be kept."""
-    wanted = {container.name: container.limits for container in (*spec.containers, *spec.services)}
+    sidecar = (spec.docker.container,) if spec.docker else ()
+    wanted = {container.name: container.limits for container in (*spec.containers, *spec.services, *sidecar)}
     asked = [name for name, value in zip(Limits._fields, zip(*wanted.values(), strict=True), strict=True) if any(value)]
     if not asked:
         return current
@@ -25,8 +26,10 @@ def apply(current: JobState, spec: JobSpec, undo: Undo) -> JobState:
     try:
         cgroup.make_inner(directory)
         for name, limits in wanted.items():
-            cgroup.make_leaf(f"{directory}/{name}", memory=limits.memory, cpus=limits.cpus, pids=limits.pids)
-            containers[name] = containers[name]._replace(cgroup=f"{directory}/{name}")
+            is_sidecar = name not in containers  # in which the kernel is to kill one build, and not the engine with all others
+            cgroup.make_leaf(f"{directory}/{name}", memory=limits.memory, cpus=limits.cpus, pids=limits.pids, as_one=not is_sidecar)
+            if not is_sidecar:
+                containers[name] = containers[name]._replace(cgroup=f"{directory}/{name}")
     except OSError as e:
         raise errors.InfraError(f"limits cannot be set in {e.filename or directory}: {e.strerror}", "run `dockless doctor`") from e
     return current._replace(containers=containers, cgroup=directory)

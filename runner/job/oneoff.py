@@ -2,10 +2,11 @@
 
 import os
 
+from runner import errors
 from runner.job import prepare
 from runner.job.surroundings import Surroundings
 from runner.kernel import files, process, signals
-from runner.model import ContainerSpec, IdMap, Image, JobSpec, Outcome, RunRequest, VolumeSpec
+from runner.model import ContainerSpec, DockerSpec, IdMap, Image, JobSpec, Outcome, RunRequest, VolumeSpec
 from runner.sandbox import build_users, mounts
 
 CONTAINER = "main"
@@ -38,6 +39,7 @@ def run(request: RunRequest, around: Surroundings) -> Outcome:
 def job_spec(request: RunRequest, around: Surroundings, *, key: str) -> JobSpec:
     """Return the job of one container that a request means. UserError for volumes that are refused."""
     volumes = mounts.parse_all(request.volumes, state_dir=around.store.root, cwd=os.getcwd())
+    api, api_env = _docker(request, around, volumes) if request.docker else (None, ())
     container = ContainerSpec(
         name=CONTAINER,
         image=request.image or around.settings.images.default,
@@ -45,7 +47,7 @@ def job_spec(request: RunRequest, around: Surroundings, *, key: str) -> JobSpec:
         platform=request.platform,
         entrypoint=request.entrypoint,
         command=request.argv or None,
-        env=request.env,
+        env=(*api_env, *request.env),
         user=request.user,
         working_dir=request.cwd,
         hostname=request.hostname or key.rpartition("-")[2].rjust(12, "0"),
@@ -58,8 +60,18 @@ def job_spec(request: RunRequest, around: Surroundings, *, key: str) -> JobSpec:
         build_user=request.build_user or build_users.LOCAL,
         containers=(container,),
         network=request.network or "default",
+        docker=api,
         shared_id=shared_id(volumes, request.user),
     )
+
+
+def _docker(request: RunRequest, around: Surroundings, volumes: tuple[VolumeSpec, ...]) -> tuple[DockerSpec, tuple[tuple[str, str], ...]]:
+    from runner.job import docker_spec
+
+    if around.settings.docker.mode == "off":
+        raise errors.UserError("the configuration permits no Docker API", "docker: replace in it permits --docker")
+    api = docker_spec.make(around, volumes=volumes, shared_id=shared_id(volumes, request.user), limits=request.limits)
+    return api, docker_spec.environment(api, dict(request.env))
 
 
 def shared_id(volumes: tuple[VolumeSpec, ...], user: str) -> int | None:

@@ -130,5 +130,6 @@ def _take_key(store: paths.Store, key: str, undo: Undo) -> int:
 def _endpoint(spec: JobSpec, addresses: network.Addresses | None) -> Endpoint:
     """Return the endpoint of the job's own containers."""
     hostname = next((container.hostname for container in spec.containers if container.hostname), "job")
-    names = (hostname, *(alias for container in spec.containers for alias in container.aliases))
+    docker = (spec.docker.container,) if spec.docker else ()  # its engine shares the endpoint
+    names = (hostname, *(alias for container in (*spec.containers, *docker) for alias in container.aliases))
     return Endpoint(JOB, 0, hostname, addresses.endpoint(0) if addresses else "", tuple(dict.fromkeys(names)))

@@ -81,10 +81,15 @@ def make_inner(directory: str) -> None:
             _write(f"{path}/cgroup.subtree_control", " ".join(lacking))
 
 
-def make_leaf(directory: str, *, memory: int, cpus: float, pids: int) -> None:
-    """Make a group for processes; limits in bytes, cores and processes, 0 for none. A process killed for memory takes the group with it."""
+def make_leaf(directory: str, *, memory: int, cpus: float, pids: int, as_one: bool = True) -> None:
+    """Make a group for processes; limits in bytes, cores and processes, 0 for none.
+
+    A process killed for memory takes the group with it, unless `as_one` is False.
+    """
     os.mkdir(directory, 0o755)
     for name, text in limits(memory=memory, cpus=cpus, pids=pids):
+        if name == "memory.oom.group" and not as_one:
+            continue
         try:
             _write(f"{directory}/{name}", text)
         except FileNotFoundError:

@@ -27,9 +27,12 @@ def _argv(*arguments: str, log: str = "") -> list[str]:
     return ["crun", *options, *arguments]
 
 
-def run_argv(bundle: str, container_id: str, *, detach: bool = False) -> list[str]:
-    """Return the command that runs a bundle. Foreground: it ends with the container's exit code. Its own words go to the bundle's log."""
-    more = ["--detach"] if detach else []
+def run_argv(bundle: str, container_id: str, *, detach: bool = False, preserve_fds: int = 0) -> list[str]:
+    """Return the command that runs a bundle. Foreground: it ends with the container's exit code. Its own words go to the bundle's log.
+
+    `preserve_fds` descriptors from 3 on are the container's, too.
+    """
+    more = [*(["--detach"] if detach else []), *([f"--preserve-fds={preserve_fds}"] if preserve_fds else [])]
     return _argv("run", *more, "--bundle", bundle, "--pid-file", f"{bundle}/pid", container_id, log=f"{bundle}/log")
 
 

@@ -7,10 +7,10 @@ import sys
 import zlib
 
 from runner import log
-from runner.adapters.gitlab import caller, environment, payload, policy, services, stages, start, volumes
+from runner.adapters.gitlab import caller, docker, environment, payload, policy, services, stages, start, volumes
 from runner.errors import InfraError
 from runner.image import auth, pull
-from runner.job import gc_background, state
+from runner.job import docker_spec, gc_background, state
 from runner.job import prepare as job_prepare
 from runner.job import services as job_services
 from runner.kernel import process, signals
@@ -53,7 +53,9 @@ def main(arguments: list[str], environ: Mapping[str, str]) -> int:
     facts = {
         "job": _identity(job),
         "files": sorted(job.file_names()),
-        "services": {service.name: "-".join(service.aliases[:2]) for service in spec.services},
+        "services": {
+            service.name: "-".join(service.aliases[:2]) for service in (*spec.services, *((spec.docker.container,) if spec.docker else ()))
+        },
     }
     fetched: dict[tuple[str, str], Image] = {}
 
@@ -115,7 +117,8 @@ def plan(job: payload.Job, around: Surroundings, job_variables: Mapping[str, str
     """Turn GitLab's wishes into ours, as far as policy allows."""
     settings = around.settings
     image = policy.image(job, settings)
-    asked_services = services.assign(policy.services(job, settings), taken=("build",))
+    assigned = services.assign(policy.services(job, settings), taken=("build",))
+    asked_services = [service for service in assigned if not docker.is_dind(service.asked.name)]
     shared = volumes.plan(
         job,
         settings,
@@ -124,6 +127,13 @@ def plan(job: payload.Job, around: Surroundings, job_variables: Mapping[str, str
         project_dir=job_variables.get("CI_PROJECT_DIR", "") or settings.gitlab.builds_dir,
     )
     env = environment.for_container(job_variables, job.file_names())
+    api = docker.plan(
+        [service for service in assigned if docker.is_dind(service.asked.name)],
+        around,
+        job_variables,
+        volumes=shared,
+        protected=volumes.is_protected(job),
+    )
     hostname = _hostname(job, settings.gitlab.hostname, job_variables)
     init = environment.flag(job_variables, "FF_USE_INIT_WITH_DOCKER_EXECUTOR")
     build = ContainerSpec(
@@ -133,7 +143,7 @@ def plan(job: payload.Job, around: Surroundings, job_variables: Mapping[str, str
         platform=image.platform,
         entrypoint=None if settings.gitlab.disable_entrypoint_overwrite else image.entrypoint,
         command=(),
-        env=env,
+        env=(*env, *(docker_spec.environment(api, job_variables) if api else ())),
         user=policy.user(image, settings),
         hostname=hostname,
         aliases=("build",),
@@ -167,6 +177,7 @@ def plan(job: payload.Job, around: Surroundings, job_variables: Mapping[str, str
         build_user=trust_domain(job, settings.gitlab.trust_domain),
         containers=(build, _helper(around, env, hostname, shared)),
         services=tuple(started),
+        docker=api,
         extra_hosts=tuple((name, ip) for name, _, ip in (entry.partition(":") for entry in settings.gitlab.extra_hosts)),
     )
 

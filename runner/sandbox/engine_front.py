@@ -1,0 +1,139 @@
+"""What listens for Docker clients in the sidecar: starts its engine, and hands connections on to it.
+
+The only program of dockless that runs inside a container, from a copy of this file, under the host's Python without anything else. It is
+given listening sockets, so that clients wait in the kernel's queue while the engine starts and nobody's first connection fails.
+
+    python3 -IS engine_front.py PLAN        PLAN: JSON, as sandbox.engine.plan makes it
+"""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+from typing import Any
+
+_ENGINE_START_S = 60.0
+_PIECE_BYTES = 64 * 1024
+# what only BuildKit's clients ask for (moby: api/server/router/build, .../session, .../grpc)
+_BUILDKIT = re.compile(rb"POST (?:/v[0-9.]+)?/(?:(session|grpc)|build\?(?:[^ ]*&)?version=2)[ ?&]")
+_UPGRADED = b"HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
+
+
+def main(text: str) -> int:
+    """Serve until the engine ends; return its exit code."""
+    plan: dict[str, Any] = json.loads(text)
+    listeners = [socket.socket(fileno=fd) for fd in plan["listeners"]]
+    for command in plan["before"]:
+        _run_if_there(command)
+    engine = subprocess.Popen(plan["engine"], stdin=subprocess.DEVNULL, env=plan["env"])
+    if not _wait_until_ready(plan["socket"], engine):
+        print(f"{plan['engine'][0]} did not come up", file=sys.stderr, flush=True)
+        engine.kill()
+        return engine.wait() or 1
+    for command in plan["after"]:
+        _run_if_there(command)
+    if plan["tls"]:
+        # stunnel takes its listening socket as systemd would pass it (sd_listen_fds(3)): as descriptor 3
+        fd = plan["tls_listener"]
+        words = f"export LISTEN_PID=$$ LISTEN_FDS=1; exec {plan['tls']} 3<&{fd} {fd}<&-"
+        subprocess.Popen(["/bin/sh", "-c", words], stdin=subprocess.DEVNULL, pass_fds=(fd,))
+        os.close(fd)
+    for listener in listeners:
+        threading.Thread(target=_accept, args=(listener, plan["socket"], plan["no_buildkit"]), daemon=True).start()
+    return engine.wait()
+
+
+def _run_if_there(command: dict[str, Any]) -> None:
+    """Run a command that puts an earlier job's leftovers in order, if the file or directory that it is about is not empty."""
+    if _content(command["if"]) not in ("", command["empty"]):
+        subprocess.run(command["run"], stdin=subprocess.DEVNULL, check=False)
+
+
+def _content(path: str) -> str:
+    """Return a file's text or a directory's names, "" for nothing."""
+    try:
+        if os.path.isdir(path):
+            return " ".join(os.listdir(path))
+        with open(path, encoding="utf-8") as file:
+            return file.read().strip()
+    except FileNotFoundError:
+        return ""
+
+
+def _wait_until_ready(path: str, engine: "subprocess.Popen[bytes]") -> bool:
+    deadline = time.monotonic() + _ENGINE_START_S
+    while time.monotonic() < deadline and engine.poll() is None:
+        try:
+            _connect(path).close()
+        except OSError:
+            time.sleep(0.01)
+        else:
+            return True
+    return False
+
+
+def _connect(path: str) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        connection.connect(path)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _accept(listener: socket.socket, path: str, no_buildkit: str) -> None:
+    while True:
+        client, _ = listener.accept()
+        threading.Thread(target=_serve, args=(client, path, no_buildkit), daemon=True).start()
+
+
+def _serve(client: socket.socket, path: str, no_buildkit: str) -> None:
+    """Hand one connection on to the engine, both ways and each way to its own end: attached containers close one before the other."""
+    with client:
+        try:
+            engine = _connect(path)
+        except OSError:
+            return
+        with engine:
+            back = threading.Thread(target=_copy, args=(engine, client), daemon=True)
+            back.start()
+            _copy(client, engine, no_buildkit)
+            back.join()
+
+
+def _copy(source: socket.socket, target: socket.socket, no_buildkit: str = "") -> None:
+    try:
+        while piece := source.recv(_PIECE_BYTES):
+            # a client sends the head of a request at once, after the answer to the one before
+            if no_buildkit and (asked := _BUILDKIT.match(piece)):
+                _refuse(source, asked, no_buildkit)
+                raise ConnectionAbortedError
+            target.sendall(piece)
+        target.shutdown(socket.SHUT_WR)
+    except OSError:  # one of the two has gone: nothing is owed to the other
+        for end in (source, target):
+            try:
+                end.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+
+
+def _refuse(client: socket.socket, asked: "re.Match[bytes]", words: str) -> None:
+    """Answer a client of BuildKit, which shows only what the build itself is answered: its session is left to wait for that."""
+    if asked[1] == b"session":
+        client.sendall(_UPGRADED)
+        while client.recv(_PIECE_BYTES):
+            pass
+        return
+    body = json.dumps({"message": words}).encode()
+    head = f"HTTP/1.1 501 Not Implemented\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    client.sendall(head.encode() + body)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

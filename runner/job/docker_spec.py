@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 from runner import errors
 from runner.kernel import files, process
 from runner.model import ContainerSpec, DockerSpec, VolumeSpec
-from runner.sandbox import engine, engine_files, engine_front
+from runner.sandbox import engine, engine_files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from runner.model import Limits
 
 CONTAINER = "docker"
+_FRONT = f"{os.path.dirname(engine.__file__)}/engine_front.py"
 _AUTH_FILE = "/root/.docker/config.json"  # podman falls back on it (containers-auth.json(5))
 HOST = "docker"  # the name by which clients expect it (docker:dind as a service)
 _SHARED = ("/certs/client",)  # what configurations for DinD list as a volume of both sides: it is ours to fill
@@ -39,7 +42,7 @@ def make(
     """
     chosen = choose(around.settings.docker.engine)
     mtu = around.mtu()
-    front = engine.front(chosen, first_listener=3, tls=bool(certificates), program=files.read(engine_front.__file__).decode())
+    front = engine.front(chosen, first_listener=3, tls=bool(certificates), program=files.read(_FRONT).decode())
     written = engine_files.containers_files if chosen == engine.PODMAN else engine_files.docker_files
     own = written(around.settings, certificates=engine_files.authorities(around.settings), mtu=mtu)
     storage = VolumeSpec(engine.STORAGE[chosen], "storage", _storage(chosen, protected=protected, shared_id=shared_id))

@@ -146,7 +146,7 @@ def test_misspelt_key_is_refused_with_the_nearest(refuse: Refuse, text: str, key
 def test_key_that_is_near_nothing_is_refused_with_all_that_there_are(refuse: Refuse, text: str) -> None:
     error = refuse(text)
     assert error.message.endswith(" is not a setting")
-    assert error.hint == "known keys: account, gc, gitlab, images, limits, network, registries, service_limits, state_dir"
+    assert error.hint == "known keys: account, docker, gc, gitlab, images, limits, network, registries, service_limits, state_dir"
 
 
 @pytest.mark.parametrize(
@@ -487,3 +487,28 @@ def test_whatever_bytes_there_are_the_answer_is_a_sentence(tmp_path_factory: pyt
         config_file.load(str(path))
     except errors.UserError as e:
         assert "\n" not in e.message
+
+
+@pytest.mark.parametrize(
+    ("text", "mode", "engine"),
+    [
+        ("", "replace", "auto"),
+        ("docker: provide", "provide", "auto"),
+        ("docker: off", "off", "auto"),  # a boolean in YAML 1.1
+        ("docker: 'off'", "off", "auto"),
+        ("docker: {mode: off}", "off", "auto"),
+        ("docker: {engine: podman}", "replace", "podman"),
+        ("docker: {mode: provide, engine: dockerd}", "provide", "dockerd"),
+    ],
+)
+def test_docker_is_one_word_or_a_table(tmp_path: Path, text: str, mode: str, engine: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    assert config_file.load(str(path)).docker == config.Docker(mode, engine)
+
+
+@pytest.mark.parametrize(
+    "text", ["docker: yes", "docker: sometimes", "docker: [off]", "docker: {engine: off}", "docker: {engine: containerd}"]
+)
+def test_docker_is_nothing_else(refuse: Refuse, text: str) -> None:
+    assert "docker" in refuse(text).message

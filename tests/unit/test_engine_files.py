@@ -59,7 +59,7 @@ def test_certificates_lie_where_each_engine_looks_for_them() -> None:
     certificates = {"localhost:5001": "PEM"}
     assert _containers(certificates=certificates)["/etc/containers/certs.d/localhost:5001/ca.crt"] == "PEM"
     docker = dict(engine_files.docker_files(SETTINGS, certificates=certificates, mtu=1400))
-    assert docker["/etc/docker/certs.d/localhost:5001/ca.crt"] == "PEM"
+    assert docker["/root/.config/docker/certs.d/localhost:5001/ca.crt"] == "PEM"
 
 
 def test_dockerd_gets_no_mirror_that_it_would_refuse_to_start_with() -> None:

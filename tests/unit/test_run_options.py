@@ -60,6 +60,7 @@ def test_nothing_is_the_default_of_everything() -> None:
         (["--hostname=box"], {"hostname": "box"}),
         (["--platform", "linux/arm64"], {"platform": "linux/arm64"}),
         (["--build-user", "team"], {"build_user": "team"}),
+        (["--docker"], {"docker": True}),
         (["--init"], {"init": True}),
         (["--init=true"], {"init": True}),
         (["--init=false"], {}),

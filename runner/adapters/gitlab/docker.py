@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from runner import log
 from runner.errors import UserError
-from runner.job import docker_spec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,11 +37,13 @@ def plan(
     mode = around.settings.docker.mode
     if mode == "off" and services:
         raise UserError(
-            f"service {services[0].asked.name!r} is not started: Docker-in-Docker needs privileges, and this runner has no other Docker API",
+            f"service {services[0].asked.name!r} is not started: Docker-in-Docker needs privileges, and this runner has no other API",
             "docker: replace in its configuration gives them one without privileges",
         )
     if mode == "off" or not (services or mode == "provide"):
         return None
+    from runner.job import docker_spec  # for jobs that ask for it
+
     asked = docker_spec.make(
         around,
         volumes=volumes,
@@ -53,13 +54,22 @@ def plan(
     )
     for service in services:
         log.say(
-            f"Service {service.asked.name} is replaced by a Docker API of the job's own, by {docker_spec.engine_of(asked)} without privileges, "
-            "which starts when it is first used"
+            f"Service {service.asked.name} is replaced by a Docker API of the job's own, which needs no privileges and starts when it is "
+            f"first used ({docker_spec.engine_of(asked)})"
         )
         flags = [word for word in service.asked.command or () if word not in ("dockerd", "--tls=false", "--tlsverify=false")]
         if flags:
             log.warn(f"Flags of service {service.asked.name} have no effect: {' '.join(flags)}")
     return asked
+
+
+def environment(asked: DockerSpec | None, job_variables: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """Return the variables that the job's own container gets besides the job's."""
+    if asked is None:
+        return ()
+    from runner.job import docker_spec
+
+    return docker_spec.environment(asked, job_variables)
 
 
 def _certificates(services: Sequence[Service], job_variables: Mapping[str, str]) -> str:

@@ -10,7 +10,7 @@ from runner import log
 from runner.adapters.gitlab import caller, docker, environment, payload, policy, services, stages, start, volumes
 from runner.errors import InfraError
 from runner.image import auth, pull
-from runner.job import docker_spec, gc_background, state
+from runner.job import gc_background, state
 from runner.job import prepare as job_prepare
 from runner.job import services as job_services
 from runner.kernel import process, signals
@@ -143,7 +143,7 @@ def plan(job: payload.Job, around: Surroundings, job_variables: Mapping[str, str
         platform=image.platform,
         entrypoint=None if settings.gitlab.disable_entrypoint_overwrite else image.entrypoint,
         command=(),
-        env=(*env, *(docker_spec.environment(api, job_variables) if api else ())),
+        env=(*env, *docker.environment(api, job_variables)),
         user=policy.user(image, settings),
         hostname=hostname,
         aliases=("build",),

@@ -28,7 +28,7 @@ _NO_BUILDKIT = (
 )
 _STUNNEL = f"""foreground = yes
 pid =
-debug = warning
+debug = crit
 [docker]
 accept = {TLS_PORT}
 connect = 127.0.0.1:{PORT}
@@ -71,12 +71,15 @@ def front(engine: str, *, first_listener: int, tls: bool, program: str) -> Front
 
 def _podman() -> dict[str, Any]:
     kept = STORAGE[PODMAN]
+    # also those of builds that were killed, which are nobody's but the storage's
+    remove = "podman ps --all --external --quiet --no-trunc | xargs --no-run-if-empty podman rm --force --time 0 --volumes"
     return {
         "engine": ["podman", "--log-level", "warn", "system", "service", "--time", "0", f"unix://{_SOCKET}"],
         "env": {"PATH": _PATH, "HOME": "/root", "LANG": "C.UTF-8"},
-        # containers of an earlier job, which podman itself knows nothing of any more
+        # what belonged to an earlier job; its images and build cache stay
         "before": [
-            _command(["podman", "system", "prune", "--external", "--force"], there=f"{kept}/overlay-containers/containers.json", empty="[]")
+            _command(["sh", "-c", remove], there=f"{kept}/overlay-containers/containers.json", empty="[]"),
+            _command(["podman", "volume", "rm", "--all", "--force"], there=f"{kept}/volumes"),
         ],
         "after": [],
         "no_buildkit": _NO_BUILDKIT,

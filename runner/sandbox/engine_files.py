@@ -48,6 +48,7 @@ cgroups = "disabled"
 
 [network]
 network_backend = "netavark"
+network_config_dir = "/etc/containers/networks"
 
 [engine]
 cgroup_manager = "cgroupfs"

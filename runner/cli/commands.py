@@ -107,6 +107,46 @@ def pull(context: click.Context, images: tuple[str, ...], platform: str, files: 
 
 
 @dockless.command()
+@click.argument("context", metavar="CONTEXT")
+@click.option("-t", "--tag", "name", required=True, metavar="NAME", help="the name of the image")
+@click.option("-f", "--file", default="", metavar="FILE", help="the Dockerfile [default: the context's Containerfile or Dockerfile]")
+@click.option("--build-arg", "build_args", multiple=True, metavar="NAME[=VALUE]", help="set an ARG, or pass on the caller's variable")
+@click.option("--target", default="", metavar="STAGE", help="build this stage")
+@click.option("--secret", "secrets", multiple=True, metavar="id=ID,src=FILE", help="what RUN --mount=type=secret,id=ID is to see")
+@click.option("--no-cache", is_flag=True, help="run every instruction, whatever earlier builds left")
+@click.option("--pull", is_flag=True, help="look for newer base images")
+@click.option("--build-user", default="", metavar="NAME", help="whose ids and whose cache to use [default: local]")
+def build(
+    context: str,
+    name: str,
+    file: str,
+    build_args: tuple[str, ...],
+    target: str,
+    secrets: tuple[str, ...],
+    no_cache: bool,
+    pull: bool,
+    build_user: str,
+) -> int:
+    """Build an image from a Dockerfile, with the host's buildah, for `dockless run` and `push`."""
+    from runner.cli import build as command
+
+    return command.main(
+        name, context, os.environ,
+        file=file, build_args=build_args, target=target, secrets=secrets, no_cache=no_cache, pull=pull, build_user=build_user,
+    )  # fmt: skip
+
+
+@dockless.command()
+@click.argument("image")
+@click.argument("destination", default="")
+def push(image: str, destination: str) -> int:
+    """Copy a stored image to its registry, or to the name DESTINATION, with the host's skopeo."""
+    from runner.cli import build as command
+
+    return command.main_of_push(image, destination, os.environ)
+
+
+@dockless.command()
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
 def images(as_json: bool) -> None:
     """List the stored images."""

@@ -91,14 +91,23 @@ class Keychain:
 
         A source that cannot be read is warned about and skipped. UserError when a credential helper's name is a path.
         """
-        if self._known is None:
-            self._known = self._read_sources()
+        known = self._read()
         for path in _paths_of(reference):
-            resolve = self._known.get(path)
+            resolve = known.get(path)
             found = resolve() if resolve else None
             if found is not None:
                 return found
         return None
+
+    def all(self) -> list[tuple[str, Credentials]]:
+        """Return every registry path with its credentials, for another program that pulls by itself; like `lookup` otherwise."""
+        found = [(path, resolve()) for path, resolve in self._read().items()]
+        return [(path, credentials) for path, credentials in found if credentials is not None]
+
+    def _read(self) -> dict[str, _Resolve]:
+        if self._known is None:
+            self._known = self._read_sources()
+        return self._known
 
     def _read_sources(self) -> dict[str, _Resolve]:
         known: dict[str, _Resolve] = {}

@@ -65,28 +65,31 @@ def fetch(
     keychain: auth.Keychain,
     platform: str = "",
     id_map: IdMap | None = None,
+    name: str = "",
 ) -> Image:
     """Bring an image into the store and record it; what is there already is not brought again. Idempotent.
 
-    `source` is canonical (reference.canonical). With `id_map` its layers are unpacked for containers with that map while they arrive;
-    one that is unpacked already needs no blob. The caller is single-threaded.
+    `source` is canonical (reference.canonical), and so is `name`, under which the image is recorded where it is another one. With `id_map`
+    its layers are unpacked for containers with that map while they arrive; one that is unpacked already needs no blob. The caller is
+    single-threaded.
     Raises UserError for what is wrong with the name, the credentials or the image; Temporary and InfraError for its registry, the network
     and the disk. After a failure the store has no part of it but resumable downloads and whole layers.
     """
     wanted = platforms.parse(platform)
+    name = name or source
     with _open(source, settings, keychain) as opened, blobs.Claim(store) as claim, ExitStack() as until_recorded:
-        resolved = resolve(opened.origin, opened.root, wanted, what=f"image {source}")
-        image = _describe(source, resolved, opened.origin, claim, store)
+        resolved = resolve(opened.origin, opened.root, wanted, what=f"image {name}")
+        image = _describe(name, resolved, opened.origin, claim, store)
         work = None
         if id_map is not None and image.layers:
             try:
-                work = until_recorded.enter_context(unpacking.Unpacking(store, views.place(store, id_map), image.layers, source=source))
+                work = until_recorded.enter_context(unpacking.Unpacking(store, views.place(store, id_map), image.layers, source=name))
             except OSError as e:
-                raise layers.failed(source, store, e) from e
+                raise layers.failed(name, store, e) from e
         _bring_layers(image, opened.origin, claim, work, store)
         _check_platform(image, wanted, asked=bool(platform))
-        if images.find(store, source, platform=platform, id_map=id_map) != image:
-            images.add(store, source, image, platform=platform, made_from=opened.made_from)
+        if images.find(store, name, platform=platform, id_map=id_map) != image:
+            images.add(store, name, image, platform=platform, made_from=opened.made_from if name == source else "")
     return image
 
 

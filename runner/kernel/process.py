@@ -210,6 +210,29 @@ def run_leaving_children(argv: Sequence[str], *, output: int = -1) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
+def run_in_foreground(argv: Sequence[str], *, env: Mapping[str, str], stdin: int) -> int:
+    """Run a program that talks to the caller's own stdout and stderr, and return its exit code, 128 + number for a signal. Blocks.
+
+    `stdin` becomes its standard input. It ends with us, whatever ends us. FileNotFoundError when it is missing.
+    """
+    path = find(argv[0])
+    if log.is_debug():
+        log.debug(f"+ {display(argv)}")
+    parent_pid = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            die_with(parent_pid)
+            os.dup2(stdin, 0)
+            close_others(keep=(0, 1, 2))
+            signals.signal(signals.SIGPIPE, signals.SIG_DFL)
+            os.execve(path, list(argv), dict(env))
+        finally:
+            os._exit(127)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return code if code >= 0 else 128 - code
+
+
 def _converse(stdin: int, rest: memoryview, streams: dict[int, bytearray], *, deadline: float | None, limit_bytes: int) -> None:
     """Feed `rest` and collect the output until every stream is closed. Closes `stdin`, which does not block; -1 is closed already."""
     poll = select.poll()

@@ -19,12 +19,15 @@ _OUTER = f"docker run {' '.join(f'--security-opt {o}=unconfined' for o in ('secc
 _PACKAGES = {
     "newuidmap": "uidmap", "newgidmap": "uidmap", "slirp4netns": "slirp4netns", "nft": "nftables", "ip": "iproute2", "crun": "crun",
     "tini": "tini", "git": "git", "gitlab-runner": "gitlab-runner",
+    "podman": "podman netavark aardvark-dns iptables", "buildah": "buildah",
 }  # fmt: skip
 # what is lost without a program that most jobs can do without
 _OPTIONAL = {
     "tini": "`dockless run --init` does not work",
     "git": "GitLab jobs on the toolbox cannot fetch their sources",
     "gitlab-runner": "GitLab jobs skip caches and artifacts",
+    "podman": "jobs can have no Docker API but by dockerd",
+    "buildah": "`dockless build` does not work",
 }
 
 
@@ -63,7 +66,7 @@ def _every(facts: Facts) -> Iterator[Check]:
     yield _tried("whiteouts", facts.whiteout, "can be made in a user namespace", mend=_new_kernel())
     yield _tried("proc", facts.proc, "can be mounted for a new PID namespace", mend=_OUTER)
     yield _tun(facts)
-    for name in ("slirp4netns", "nft", "ip", "crun", "tini", "git", "gitlab-runner"):
+    for name in ("slirp4netns", "nft", "ip", "crun", "tini", "git", "gitlab-runner", "podman", "buildah"):
         yield _program(name, facts.programs[name])
     yield _tried("network devices", facts.links, "bridge and veth can be made", mend="modprobe --all bridge veth")
     yield _tried(

@@ -13,6 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from runner.image import auth
     from runner.job.surroundings import Surroundings
     from runner.model import Limits
 
@@ -32,20 +33,24 @@ def make(
     protected: bool = False,
     shared_id: int | None = None,
     limits: Limits,
-    auth: str = "",
+    keychain: auth.Keychain | None = None,
 ) -> DockerSpec:
     """Return the API that a job gets. InfraError when the configured engine is not installed.
 
     The sidecar has the job's `volumes` at the same paths; `names` are further names of its host. `certificates` is where the job's
-    containers find the client's, "" for no TLS. `shared_id` is the job's. What protected refs build is kept apart. `auth` is a
-    containers-auth.json(5) for what the engine itself pulls.
+    containers find the client's, "" for no TLS. `shared_id` is the job's. What protected refs build is kept apart. `keychain`
+    is for what podman itself pulls; dockerd asks its clients.
     """
     chosen = choose(around.settings.docker.engine)
     mtu = around.mtu()
     front = engine.front(chosen, first_listener=3, tls=bool(certificates), program=files.read(_FRONT).decode())
     written = engine_files.containers_files if chosen == engine.PODMAN else engine_files.docker_files
     own = written(around.settings, certificates=engine_files.authorities(around.settings), mtu=mtu)
-    storage = VolumeSpec(engine.STORAGE[chosen], "storage", _storage(chosen, protected=protected, shared_id=shared_id))
+    kept = _storage(chosen, protected=protected, shared_id=shared_id)
+    storage = [VolumeSpec(engine.STORAGE[chosen], "storage", kept)]
+    if chosen == engine.PODMAN:
+        storage.append(VolumeSpec(engine_files.CACHE_MOUNTS, "storage", f"{kept}-cache"))
+    taken = {*_SHARED, *(volume.target for volume in storage)}
     container = ContainerSpec(
         name=CONTAINER,
         image="toolbox",
@@ -54,14 +59,19 @@ def make(
         user="0:0",
         hostname=HOST,
         aliases=tuple(dict.fromkeys((HOST, *names))),
-        volumes=(storage, *(volume for volume in volumes if volume.target not in (*_SHARED, storage.target))),
+        volumes=(*storage, *(volume for volume in volumes if volume.target not in taken)),
         limits=limits,
         init=True,
         nested=True,
         files=(*front.files, *own),
-        secrets=((_AUTH_FILE, auth.encode()),) if auth else (),
+        secrets=_secrets(keychain) if keychain and chosen == engine.PODMAN else (),
     )
     return DockerSpec(container, certificates)
+
+
+def _secrets(keychain: auth.Keychain) -> tuple[tuple[str, bytes], ...]:
+    logins = [engine_files.Login(path, one.username, one.password, one.identity_token) for path, one in keychain.all()]
+    return ((_AUTH_FILE, engine_files.auth_file(logins).encode()),) if logins else ()
 
 
 def _storage(chosen: str, *, protected: bool, shared_id: int | None) -> str:

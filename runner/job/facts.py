@@ -17,7 +17,7 @@ from runner.model import Account, BuildUser, IdMap, RunRequest
 from runner.sandbox import build_users, network, seccomp, toolbox
 
 _VERSION_OPTIONS = {"ip": "-V"}  # of those that do not know --version
-PROGRAMS = ("newuidmap", "newgidmap", "slirp4netns", "nft", "ip", "crun", "tini", "git", "gitlab-runner")
+PROGRAMS = ("newuidmap", "newgidmap", "slirp4netns", "nft", "ip", "crun", "tini", "git", "gitlab-runner", "podman", "buildah")
 SYSCTLS = ("user.max_user_namespaces", "kernel.unprivileged_userns_clone", "kernel.apparmor_restrict_unprivileged_userns")
 
 

@@ -217,13 +217,19 @@ def test_a_program_that_every_job_needs_is_a_failure(name: str, package: str) ->
 
 @pytest.mark.parametrize(
     ("name", "loss"),
-    [("tini", "--init"), ("git", "sources"), ("gitlab-runner", "caches and artifacts")],
+    [
+        ("tini", "--init"),
+        ("git", "sources"),
+        ("gitlab-runner", "caches and artifacts"),
+        ("podman", "Docker API"),
+        ("buildah", "dockless build"),
+    ],
 )
 def test_a_program_that_some_jobs_miss_is_a_warning_with_what_is_lost(name: str, loss: str) -> None:
     check = judge(programs=without(name))[name]
     assert check.state == WARNING
     assert loss in check.found
-    assert check.mend == f"apt-get install {name}"
+    assert check.mend.startswith(f"apt-get install {name}")
 
 
 def test_a_program_that_does_not_run_is_installed_again() -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from runner import config, errors, paths
 from runner.adapters.gitlab import payload, prepare
+from runner.image import auth
 from runner.job.surroundings import Surroundings
 from runner.kernel import accounts, process
 from runner.model import ContainerSpec, JobSpec, Limits
@@ -40,7 +41,7 @@ def job(**changes: Any) -> payload.Job:
 
 def plan(settings: config.Settings | None = None, variables: dict[str, str] | None = None, **changes: Any) -> JobSpec:
     around = Surroundings(paths.Store("/state"), settings or config.Settings(), accounts.current())
-    return prepare.plan(job(**changes), around, {**VARIABLES, **(variables or {})}, key="gitlab-1-ab")
+    return prepare.plan(job(**changes), around, {**VARIABLES, **(variables or {})}, key="gitlab-1-ab", keychain=auth.Keychain())
 
 
 def with_gitlab(**changes: Any) -> config.Settings:

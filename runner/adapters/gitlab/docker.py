@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from runner.adapters.gitlab.services import Service
+    from runner.image import auth
     from runner.job.surroundings import Surroundings
     from runner.model import DockerSpec, VolumeSpec
 
@@ -29,6 +30,7 @@ def plan(
     *,
     volumes: tuple[VolumeSpec, ...],
     protected: bool,
+    keychain: auth.Keychain,
 ) -> DockerSpec | None:
     """Return the API that a job gets for its dind `services`, or anyway where the configuration provides it; None for none.
 
@@ -51,6 +53,7 @@ def plan(
         certificates=_certificates(services, job_variables),
         protected=protected,
         limits=around.settings.limits,
+        keychain=keychain,
     )
     for service in services:
         log.say(

@@ -44,12 +44,12 @@ def main(arguments: list[str], environ: Mapping[str, str]) -> int:
     _refuse_second_start(around, job, key)
     gc_background.start_if_full(around)
     job_variables = environment.variables(environ)
-    spec = plan(job, around, job_variables, key=key)
+    keychain = auth.Keychain.of_account(around.account.home, _auth_environ(environ, job_variables), payload=job.credentials)
+    spec = plan(job, around, job_variables, key=key, keychain=keychain)
     spec = spec._replace(owner=owner)
     log.say(f"Using dockless executor with image {_container(spec, stages.BUILD).image} ...")
     for service in spec.services:
         log.say(f"Starting service {service.image} ...")
-    keychain = auth.Keychain.of_account(around.account.home, _auth_environ(environ, job_variables), payload=job.credentials)
     facts = {
         "job": _identity(job),
         "files": sorted(job.file_names()),
@@ -113,7 +113,7 @@ def _auth_environ(environ: Mapping[str, str], job_variables: Mapping[str, str]) 
     return found
 
 
-def plan(job: payload.Job, around: Surroundings, job_variables: Mapping[str, str], *, key: str) -> JobSpec:
+def plan(job: payload.Job, around: Surroundings, job_variables: Mapping[str, str], *, key: str, keychain: auth.Keychain) -> JobSpec:
     """Turn GitLab's wishes into ours, as far as policy allows."""
     settings = around.settings
     image = policy.image(job, settings)
@@ -133,6 +133,7 @@ def plan(job: payload.Job, around: Surroundings, job_variables: Mapping[str, str
         job_variables,
         volumes=shared,
         protected=volumes.is_protected(job),
+        keychain=keychain,
     )
     hostname = _hostname(job, settings.gitlab.hostname, job_variables)
     init = environment.flag(job_variables, "FF_USE_INIT_WITH_DOCKER_EXECUTOR")

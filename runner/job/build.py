@@ -9,15 +9,16 @@ from typing import NamedTuple
 
 from runner import errors, paths
 from runner.image import dir_transport, images, reference
-from runner.job import prepare
+from runner.job import oneoff
+from runner.job.state import JobState
 from runner.job.surroundings import Surroundings
-from runner.kernel import files, process, signals
+from runner.kernel import process
 from runner.model import ContainerSpec, Image, JobSpec, Outcome, VolumeSpec
 from runner.sandbox import build_users, engine_files, mounts
 
-CONTAINER = "main"
 STORAGE = "buildah"  # of one map only, in which container root is the account: no other engine may use it
 _CONTEXT, _DOCKERFILE, _OUT = "/build/context", "/build/Dockerfile", "/build/out"
+_OUT_VOLUME = "out"
 _SECRETS, _AUTH = "/run/build/secrets", "/run/build/auth.json"
 _SCRIPT = "/run/build/build.sh"
 _MAKE = f"""\
@@ -72,24 +73,12 @@ def run(request: Request, around: Surroundings, *, logins: tuple[engine_files.Lo
         request, find_sources(request, state_dir=around.store.root), around,
         key=f"build-{os.getpid()}-{os.urandom(3).hex()}", stored=known.config_digest if known else "none", logins=logins, environ=environ,
     )  # fmt: skip
-    current = prepare.prepare(spec, around, fetch=lambda asked, id_map: images.toolbox(), facts={}, lasting=False)
-    from runner.job import limits, step  # loaded by `prepare` in the meantime
 
-    pidfd = process.open_pidfd(current.keeper.pid, current.keeper.started)
-    groups = limits.Remover(current.cgroup)
-    out = around.store.job_volume(current.key, "out")
-    try:
-        outcome = step.run(current, step.Request(CONTAINER, guarded=False))
+    def record(job: JobState, outcome: Outcome) -> None:
         if outcome.exit_code == 0:
-            _record(around, name, known, out)
-        return outcome
-    finally:
-        # as for a one-off container (job.oneoff): this process is root of the job's namespaces now, and may remove everybody's files
-        signals.pidfd_send_signal(pidfd, signals.SIGKILL)
-        os.close(pidfd)
-        files.remove_tree(around.store.job(current.key))
-        files.remove_tree(around.store.job_lock(current.key))
-        groups.remove()
+            _record(around, name, known, around.store.job_volume(job.key, _OUT_VOLUME))
+
+    return oneoff.run_job(spec, around, fetch=lambda asked, id_map: images.toolbox(), stops=True, then=record)
 
 
 def image_name(text: str) -> str:
@@ -140,7 +129,7 @@ def job_spec(
     """Return the job of one toolbox in which the script runs buildah."""
     volumes = [
         VolumeSpec(_CONTEXT, "bind", found.context, read_only=True),
-        VolumeSpec(_OUT, "job", "out"),
+        VolumeSpec(_OUT, "job", _OUT_VOLUME),
         VolumeSpec(engine_files.STORAGE, "storage", STORAGE),
         VolumeSpec(engine_files.CACHE_MOUNTS, "storage", f"{STORAGE}-cache"),
     ]
@@ -151,7 +140,7 @@ def job_spec(
         secrets.append((_AUTH, engine_files.auth_file(logins).encode()))
     certificates = engine_files.authorities(around.settings)
     container = ContainerSpec(
-        name=CONTAINER,
+        name=oneoff.CONTAINER,
         image=images.TOOLBOX,
         command=("sh", _SCRIPT, stored, *arguments(request, found, with_logins=bool(logins))),
         env=tuple((name, environ[name]) for name in _PROXIES if name in environ),

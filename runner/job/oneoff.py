@@ -1,5 +1,7 @@
 """One container, one process, then nothing: `dockless run`."""
 
+from __future__ import annotations
+
 import os
 
 from runner import errors
@@ -8,6 +10,12 @@ from runner.job.surroundings import Surroundings
 from runner.kernel import files, process, signals
 from runner.model import ContainerSpec, DockerSpec, IdMap, Image, JobSpec, Outcome, RunRequest, VolumeSpec
 from runner.sandbox import build_users, mounts
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from runner.job.state import JobState
 
 CONTAINER = "main"
 
@@ -18,13 +26,31 @@ def run(request: RunRequest, around: Surroundings) -> Outcome:
     Raises RunnerErrors; crun.StartFailure when the program cannot be started. Moves this process into the job: call once.
     """
     spec = job_spec(request, around, key=f"run-{os.getpid()}-{os.urandom(3).hex()}")
-    current = prepare.prepare(spec, around, fetch=lambda asked, id_map: fetch(asked, around, id_map), facts={}, lasting=False)
+    return run_job(spec, around, fetch=lambda asked, id_map: fetch(asked, around, id_map), terminal=request.terminal)
+
+
+def run_job(
+    spec: JobSpec,
+    around: Surroundings,
+    *,
+    fetch: Callable[[ContainerSpec, IdMap], Image],
+    terminal: bool = False,
+    stops: bool = False,
+    then: Callable[[JobState, Outcome], None] = lambda job, outcome: None,
+) -> Outcome:
+    """Run the process of the only container of a job, then call `then` while its files are there, and leave nothing behind.
+
+    `stops`: a signal to us ends every process and not only PID 1. Raises like `run`, and what `then` raises.
+    """
+    current = prepare.prepare(spec, around, fetch=fetch, facts={}, lasting=False)
     from runner.job import limits, step  # loaded by `prepare` in the meantime
 
     pidfd = process.open_pidfd(current.keeper.pid, current.keeper.started)
     groups = limits.Remover(current.cgroup)
     try:
-        return step.run(current, step.Request(CONTAINER, stops=False, terminal=request.terminal, guarded=False))
+        outcome = step.run(current, step.Request(CONTAINER, stops=stops, terminal=terminal, guarded=False))
+        then(current, outcome)
+        return outcome
     finally:
         # the container's processes have ended with its PID 1; the kernel takes down mounts and devices while files are removed here,
         # and nobody has to wait for that

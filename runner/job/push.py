@@ -26,13 +26,13 @@ def run(name: str, destination: str, around: Surroundings, *, keychain: auth.Key
     ref = reference.parse(destination.removeprefix("docker://"))
     if ref.digest:
         raise errors.UserError(f"cannot push to {destination}: a digest is what comes of an image", "name a tag")
-    image = images.find(around.store, name)
-    if image is None or image.source == images.TOOLBOX:
-        raise errors.UserError(f"image {name} is not in the store", "`dockless images` lists what is")
     try:
         process.find("skopeo")
     except FileNotFoundError as e:
         raise errors.InfraError("skopeo is not installed, which pushes images", "apt-get install --no-install-recommends skopeo") from e
+    image = images.find(around.store, name)
+    if image is None or image.source == images.TOOLBOX:
+        raise errors.UserError(f"image {name} is not in the store", "`dockless images` lists what is")
     found = keychain.lookup(ref)
     logins = [engine_files.Login(ref.registry, found.username, found.password, found.identity_token)] if found else []
     key = f"push-{os.getpid()}-{os.urandom(3).hex()}"

@@ -51,6 +51,16 @@ def test_the_longest_path_wins() -> None:
     assert found(keychain, "elsewhere.example/team/app") is None
 
 
+def test_all_credentials_are_those_that_lookups_would_find() -> None:
+    text = json.dumps({"auths": {"https://index.docker.io/v1/": basic("hub:1"), "r.example/team": basic("team:2"), "empty.example": {}}})
+    keychain = Keychain(docker_auth_config=text, payload=[("r.example", "job", "3"), ("r.example/team", "job", "4")])
+    assert [(path, one.username, one.password) for path, one in keychain.all()] == [
+        ("docker.io", "hub", "1"),
+        ("r.example/team", "team", "2"),
+        ("r.example", "job", "3"),
+    ]
+
+
 def test_of_one_path_the_first_source_wins(tmp_path: Path) -> None:
     file = tmp_path / "config.json"
     file.write_text(json.dumps({"auths": {"a.example": basic("file:2"), "b.example": basic("file:2")}}))

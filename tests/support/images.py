@@ -30,6 +30,7 @@ DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
 DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
 DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar"
 BUSYBOX = "/bin/busybox"
+_CREATED = "2024-01-01T00:00:00Z"  # builders find no earlier result for what has no date
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -126,14 +127,21 @@ def build_image(
     docker: bool = False,
     architecture: str = "amd64",
     variant: str = "",
+    history: bool = False,
 ) -> BuiltImage:
     """Make an image of these layers, lowest first.
 
     `config` is the inner object ("Env", "Cmd", "Entrypoint", "User", …) and replaces the default, which is PATH and /bin/sh.
-    `docker` chooses Docker's media types in place of OCI's.
+    `docker` chooses Docker's media types in place of OCI's. `history` says how the layers came about, as builders of images on top want it.
     """
     return build_from_tars(
-        [tar(layer) for layer in layers], config, compression=compression, docker=docker, architecture=architecture, variant=variant
+        [tar(layer) for layer in layers],
+        config,
+        compression=compression,
+        docker=docker,
+        architecture=architecture,
+        variant=variant,
+        history=history,
     )
 
 
@@ -145,12 +153,14 @@ def build_from_tars(
     docker: bool = False,
     architecture: str = "amd64",
     variant: str = "",
+    history: bool = False,
 ) -> BuiltImage:
     """Make an image whose uncompressed layers are these bytes, whatever they hold."""
     platform = {"os": "linux", "architecture": architecture, **({"variant": variant} if variant else {})}
     diff_ids = [digest_of(data) for data in tars]
     inner = config if config is not None else {"Env": [f"PATH={PATH}"], "Cmd": ["/bin/sh"]}
-    config_raw = json.dumps({**platform, "config": dict(inner), "rootfs": {"type": "layers", "diff_ids": diff_ids}}).encode()
+    steps = {"history": [{"created": _CREATED, "created_by": f"COPY {diff_id} /"} for diff_id in diff_ids]} if history else {}
+    config_raw = json.dumps({**platform, **steps, "config": dict(inner), "rootfs": {"type": "layers", "diff_ids": diff_ids}}).encode()
     layer_type = DOCKER_LAYER if docker else OCI_LAYER
     suffix = {"gzip": ".gzip" if docker else "+gzip", "zstd": "+zstd", "none": ""}[compression]
     compressed = [compress(data, compression) for data in tars]

@@ -30,12 +30,12 @@ class Certificates(NamedTuple):
     key: Path
 
 
-def make_certificates(directory: Path) -> Certificates:
-    """Make a CA and a server certificate with openssl."""
+def make_certificates(directory: Path, *, address: str = "127.0.0.1") -> Certificates:
+    """Make a CA and a server certificate with openssl, which names an `address` besides those of loopback."""
     directory.mkdir(parents=True, exist_ok=True)
     made = Certificates(directory / "ca.pem", directory / "server.pem", directory / "server.key")
     ca_key, request, extensions = directory / "ca.key", directory / "server.csr", directory / "server.ext"
-    extensions.write_text("subjectAltName=IP:127.0.0.1,DNS:localhost,DNS:registry.test\nbasicConstraints=CA:FALSE\n")
+    extensions.write_text(f"subjectAltName=IP:{address},IP:127.0.0.1,DNS:localhost,DNS:registry.test\nbasicConstraints=CA:FALSE\n")
     curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
     for argv in (
         ["req", "-x509", *curve, "-subj", "/CN=test CA", "-days", "2", "-keyout", str(ca_key), "-out", str(made.ca)],
@@ -107,15 +107,16 @@ def docker_registry(
     htpasswd: tuple[str, str] | None = None,
     tls: Certificates | None = None,
     token_server: TokenServer | None = None,
+    address: str = "127.0.0.1",
 ) -> Iterator[str]:
-    """Run Debian's docker-registry on loopback and yield "127.0.0.1:port".
+    """Run Debian's docker-registry, on loopback if nothing else is said, and yield "address:port".
 
     Its storage, configuration and log lie in `directory`. `htpasswd` is the one (user, password) that it lets in; a `token_server`
     must be running already.
     """
     directory.mkdir(parents=True, exist_ok=True)
     # YAML is a superset of JSON
-    http: dict[str, object] = {"addr": "127.0.0.1:0", "relativeurls": True}
+    http: dict[str, object] = {"addr": f"{address}:0", "relativeurls": True}
     settings: dict[str, object] = {
         "version": 0.1,
         "log": {"level": "info", "accesslog": {"disabled": True}},
@@ -152,7 +153,7 @@ def docker_registry(
 def _address(process: "subprocess.Popen[bytes]", log: Path) -> str:
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
-        found = re.search(rb"listening on (127\.0\.0\.1:[0-9]+)", log.read_bytes())
+        found = re.search(rb"listening on ([0-9.]+:[0-9]+)", log.read_bytes())
         if found:
             return found[1].decode()
         if process.poll() is not None:

@@ -12,7 +12,9 @@ from runner import __version__
 from runner.cli import commands, run_options, show
 from tests.support.engine import Engine, Result
 
-COMMANDS = ("completion", "df", "doctor", "gc", "gitlab", "images", "ps", "pull", "rmi", "run", "setup", "verify", "version")
+COMMANDS = (
+    "build", "completion", "df", "doctor", "gc", "gitlab", "images", "ps", "pull", "push", "rmi", "run", "setup", "verify", "version",
+)  # fmt: skip
 VERBS = ("cleanup", "config", "prepare", "register-snippet", "run")
 
 
@@ -90,6 +92,8 @@ def test_help_makes_no_store(engine: Engine) -> None:
         (["version", "x", "y"], "got unexpected extra arguments (x y)", "see `dockless version --help`"),
         (["pull"], "missing argument 'IMAGE...'", "see `dockless pull --help`"),
         (["rmi"], "missing argument 'IMAGE...'", "see `dockless rmi --help`"),
+        (["build", "."], "missing option '-t' / '--tag'", "see `dockless build --help`"),
+        (["push"], "missing argument 'IMAGE'", "see `dockless push --help`"),
         (["completion"], "missing argument 'SHELL': choose from bash, zsh, fish", "see `dockless completion --help`"),
         (
             ["completion", "TCSH"],

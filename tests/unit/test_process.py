@@ -278,3 +278,25 @@ def test_forked_child_ends_with_its_parent() -> None:
         parent.wait()
         assert out.read() == b""  # nobody has it open any more
     assert not process.is_alive(child, started)
+
+
+@pytest.mark.parametrize(("script", "code"), [("exit 3", 3), ("kill -9 $$", 137)])
+def test_foreground_program_has_our_output_the_given_input_and_nothing_else(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], script: str, code: int
+) -> None:
+    fd = os.memfd_create("input")
+    os.write(fd, b"from memory\n")
+    os.set_inheritable(fd, True)
+    words = f"cat /dev/stdin; cat /dev/stdin; env; ls /proc/self/fd >&2; {script}"
+    assert process.run_in_foreground(["sh", "-c", words], env={"ONLY": "this"}, stdin=fd) == code
+    os.close(fd)
+    out, err = capfd.readouterr()
+    assert out.startswith("from memory\nfrom memory\n")
+    assert "ONLY=this\n" in out
+    assert "PATH=" not in out
+    assert err.split() == ["0", "1", "2", "3"]  # 3 is the directory that ls reads
+
+
+def test_foreground_program_that_is_missing_is_told() -> None:
+    with pytest.raises(FileNotFoundError, match="no-such-program is not installed"):
+        process.run_in_foreground(["no-such-program"], env={}, stdin=0)

@@ -37,6 +37,12 @@ key = {TLS}/key.pem
 CAfile = {TLS}/ca.pem
 verifyChain = yes
 """
+# networks that a job makes have an MTU of 1500, whatever that of the way out is, in both engines (podman 4.3, dockerd before 24)
+_CLAMP = (
+    "add table inet dockless-docker; "
+    "add chain inet dockless-docker forward { type filter hook forward priority mangle; }; "
+    "add rule inet dockless-docker forward tcp flags syn tcp option maxseg size set rt mtu"
+)
 # dockerd asks rootlesskit to forward ports from the host's network; here they are published where dockerd itself is
 _PROXY_SHIM = '#!/bin/sh\nexec docker-proxy "$@"\n'
 
@@ -61,6 +67,7 @@ def front(engine: str, *, first_listener: int, tls: bool, program: str) -> Front
         "tls_listener": first_listener + 2,
         **(_podman() if engine == PODMAN else _dockerd()),
     }
+    plan["before"].append(_command(["nft", _CLAMP], there="/proc/self/ns"))
     files = [(FRONT, program)]
     if tls:
         files.append((stunnel, _STUNNEL))

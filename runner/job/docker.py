@@ -142,7 +142,9 @@ def _become_gate(plan: furnish.Plan, owner: tuple[int, int], log: int, procs: in
     for number, target in zip(high, wanted, strict=True):
         os.dup2(number, target)
     os.dup2(1, 2)
-    program = f"import sys; sys.path[:0] = {sys.path!r}; from runner.job import docker_gate; docker_gate.main({len(listeners)})"
+    program = (
+        f"import sys; sys.path[:0] = {sys.path!r}; from runner.job import docker_gate; docker_gate.main({FIRST_LISTENER}, {len(listeners)})"
+    )
     syscalls.close_range(FIRST_LISTENER + len(listeners), flags=syscalls.CLOSE_RANGE_CLOEXEC)
     os.execve(sys.executable, [sys.executable, "-IS", "-c", program], process.minimal_env())
 

@@ -55,7 +55,7 @@ def run_job(
         # the container's processes have ended with its PID 1; the kernel takes down mounts and devices while files are removed here,
         # and nobody has to wait for that
         signals.pidfd_send_signal(pidfd, signals.SIGKILL)
-        if request.docker:
+        if spec.docker:
             process.wait_pidfd(pidfd, 10.0)  # an engine and its containers might still be writing there
         os.close(pidfd)
         # this process is root of the job's namespaces now, so it may remove the files of both the account and the build user

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from runner import errors
+from runner.job.docker import CONTAINER, FIRST_LISTENER
 from runner.kernel import files, process
 from runner.model import ContainerSpec, DockerSpec, VolumeSpec
 from runner.sandbox import engine, engine_files
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from runner.job.surroundings import Surroundings
     from runner.model import Limits
 
-CONTAINER = "docker"
 _FRONT = f"{os.path.dirname(engine.__file__)}/engine_front.py"
 _AUTH_FILE = "/root/.docker/config.json"  # podman falls back on it (containers-auth.json(5))
 HOST = "docker"  # the name by which clients expect it (docker:dind as a service)
@@ -43,7 +43,7 @@ def make(
     """
     chosen = choose(around.settings.docker.engine)
     mtu = around.mtu()
-    front = engine.front(chosen, first_listener=3, tls=bool(certificates), program=files.read(_FRONT).decode())
+    front = engine.front(chosen, first_listener=FIRST_LISTENER, tls=bool(certificates), program=files.read(_FRONT).decode())
     written = engine_files.containers_files if chosen == engine.PODMAN else engine_files.docker_files
     own = written(around.settings, certificates=engine_files.authorities(around.settings), mtu=mtu)
     kept = _storage(chosen, protected=protected, shared_id=shared_id)

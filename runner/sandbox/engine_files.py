@@ -30,7 +30,7 @@ _DEFAULT_NETWORK = "2f259bab93aaaaa2542ba43ef33eb990d0999ee1b9924b557b7be53c0b7a
 # dockerd needs no TLS of registries on loopback addresses; what a build or a container finds there is its own
 _LOOPBACK = ("localhost", "127.0.0.1")
 
-# user_namespaces(7) and overlay: `trusted.*` attributes are closed to us, so that the kernel has to be told to use `user.*`
+# that it is in a user namespace, where overlay needs `userxattr`, containers/storage finds out by itself
 _STORAGE = f"""\
 [storage]
 driver = "overlay"
@@ -38,7 +38,7 @@ runroot = "/run/containers/storage"
 graphroot = "{STORAGE}/storage"
 
 [storage.options.overlay]
-mountopt = "nodev,userxattr"
+mountopt = "nodev"
 """
 
 # cgroups: the toolbox has a group of its own, with the job's limits, and may not make others everywhere

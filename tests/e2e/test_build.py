@@ -243,6 +243,19 @@ def test_two_builds_at_once_have_storage_of_their_own(builder: Builder) -> None:
     assert sorted(kept) == ["local/buildah-cache/0", "local/buildah-cache/1", "local/buildah/0", "local/buildah/1"]
 
 
+def test_collector_removes_the_storage_of_builds_whoever_owns_its_files(builder: Builder) -> None:
+    builder.write("FROM BASE\nUSER 1000\nRUN touch /tmp/mine && chmod 0 /tmp/mine\n")
+    before = _built(builder.build())
+    settings = yaml.safe_load(builder.engine.config.read_text())
+    builder.engine.config.write_text(yaml.safe_dump({**settings, "gc": {"storage_max_size": 1}}))
+    assert builder.engine.run("gc").code == 0
+    assert not list((builder.engine.state / "storage").rglob("overlay*"))
+    again = builder.build()
+    assert _built(again) != before
+    assert "Using cache" not in again.out
+    assert builder.run("ls", "/tmp").out == "mine\n"
+
+
 def test_killed_build_leaves_nothing_that_hinders_the_next_one(builder: Builder, tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_bytes(SECRET)

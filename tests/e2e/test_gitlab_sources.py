@@ -1,13 +1,13 @@
 """What the helper does for a GitLab job: sources over http, caches, artifacts."""
 
-import os
-import subprocess
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
+from tests.support import repositories
 from tests.support.gitlab_jobs import GitLab, job
+from tests.support.repositories import Repository
 
 _SHIM = """#!/bin/sh
 # caches and artifacts as gitlab-runner's helper commands have them, in tar files
@@ -90,37 +90,9 @@ def test_build_container_has_no_gitlab_runner_of_the_helper(gitlab_with_shim: Gi
 # sources
 
 
-class Repository(NamedTuple):
-    """A bare repository that a plain file server can serve."""
-
-    path: Path
-
-    def commit(self, name: str, text: str) -> str:
-        """Commit one file and return the commit's id."""
-        work = self.path.parent.parent / "work"
-        (work / name).write_text(text)
-        self._git(work, "add", name)
-        self._git(work, "commit", "-q", "-m", name)
-        self._git(work, "push", "-q", str(self.path), "HEAD:refs/heads/main")
-        self._git(self.path, "update-server-info")
-        return self._git(work, "rev-parse", "HEAD").strip()
-
-    @staticmethod
-    def _git(directory: Path, *arguments: str) -> str:
-        who = {f"GIT_{role}_{part}": "test@example.invalid" for role in ("AUTHOR", "COMMITTER") for part in ("NAME", "EMAIL")}
-        environment = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", **who}
-        done = subprocess.run(["git", "-C", str(directory), *arguments], env=environment, check=True, capture_output=True, text=True)
-        return done.stdout
-
-
 @pytest.fixture
 def repository(tmp_path: Path) -> Repository:
-    served, work = tmp_path / "served" / "project.git", tmp_path / "work"
-    for directory in (served, work):
-        directory.mkdir(parents=True)
-    subprocess.run(["git", "init", "-q", "--bare", str(served)], check=True)
-    subprocess.run(["git", "init", "-q", str(work)], check=True)
-    return Repository(served)
+    return repositories.make(tmp_path)
 
 
 def _checkout(sha: str, *script: str, **more: Any) -> dict[str, Any]:

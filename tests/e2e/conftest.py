@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +10,8 @@ import pytest
 from runner import paths
 from runner.job import cleanup, state
 from runner.kernel import accounts
+from tests.support import docker_images, docker_jobs
+from tests.support.docker_jobs import DockerJobs
 from tests.support.engine import Engine, wait_until
 from tests.support.gitlab_jobs import GitLab
 
@@ -39,6 +41,25 @@ def gitlab(engine: Engine, tmp_path: Path) -> GitLab:
     temporary = tmp_path / "runner"
     temporary.mkdir()
     return GitLab(engine, temporary)
+
+
+@pytest.fixture(scope="session")
+def docker_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Serve what docker.io would, to this machine and to its jobs; yields host:port."""
+    with docker_images.hub(tmp_path_factory.mktemp("hub")) as host:
+        yield host
+
+
+@pytest.fixture
+def docker_job(engine: Engine, docker_hub: str) -> Callable[[str], DockerJobs]:
+    """Return a function from an engine's name (podman or dockerd) to one-off jobs with its API."""
+    return lambda api: docker_jobs.make(engine, api, docker_hub)
+
+
+@pytest.fixture(params=docker_jobs.ENGINES)
+def jobs(request: pytest.FixtureRequest, docker_job: Callable[[str], DockerJobs]) -> DockerJobs:
+    """Return one-off jobs with the API of each engine."""
+    return docker_job(request.param)
 
 
 def _erase(engine: Engine) -> None:

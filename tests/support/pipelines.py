@@ -15,7 +15,7 @@ from tests.support.gitlab_replay import job_payload
 _MATRIX_LIMIT = 200
 _GLOBAL = {"default", "include", "stages", "variables", "workflow"}
 # GitLab decides by them whether and when a job is sent; runners never see them
-_OF_THE_SERVER = {"allow_failure", "interruptible", "needs", "retry", "rules", "stage", "tags", "when"}
+_OF_THE_SERVER = {"allow_failure", "environment", "interruptible", "needs", "retry", "rules", "stage", "tags", "when"}
 _OF_THE_JOB = {"after_script", "artifacts", "before_script", "cache", "image", "parallel", "script", "services", "variables"}
 _OF_DEFAULT = {"after_script", "artifacts", "before_script", "cache", "image", "interruptible", "retry", "services", "tags"}
 

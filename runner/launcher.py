@@ -23,7 +23,7 @@ main()
 _HOT = {
     "gitlab": "runner.adapters.gitlab.run",
     "job": "runner.adapters.gitlab.config, runner.adapters.gitlab.prepare, runner.adapters.gitlab.cleanup, "
-    "runner.job.assembly, runner.image.access",
+    "runner.job.assembly, runner.image.access, runner.job.docker_spec",
     "run": "runner.cli.run, runner.image.images, runner.job.assembly",
 }
 _MAKE = """import sys

@@ -12,7 +12,7 @@ import sys
 from runner import errors, paths
 from runner.job import keeper
 from runner.job.endpoint import JOB
-from runner.kernel import process, syscalls
+from runner.kernel import answers, process, syscalls
 from runner.model import Volume
 from runner.sandbox import engine, rootfs
 
@@ -75,13 +75,12 @@ def start(current: JobState, asked: DockerSpec, plan: furnish.Plan, *, log: str)
             _make_certificates(names, owner=owner)
         reader, writer = os.pipe2(os.O_CLOEXEC)
         if os.fork() == 0:
-            process.answer_and_exit(writer, lambda: _become_gate(plan, owner, log_fd, procs, tls=bool(names)))
+            process.close_others(keep=(0, 1, 2, writer, log_fd, *((procs,) if procs >= 0 else ())))
+            process.answer_and_exit(writer, lambda: _wait_at_sockets(plan, owner, writer, log_fd, procs, tls=bool(names)))
         os.close(writer)
         with open(reader, "rb") as file:
             answer = file.read()
-        if answer:  # it could not become another program, which closes the pipe
-            from runner.kernel import answers
-
+        if answer:  # nothing when it listens
             answers.decode(answer)
 
     try:
@@ -111,45 +110,54 @@ def _make_certificates(names: tuple[str, ...], *, owner: tuple[int, int]) -> Non
         os.chown(path, *owner)
 
 
-def _become_gate(plan: furnish.Plan, owner: tuple[int, int], log: int, procs: int, *, tls: bool) -> NoReturn:
-    import pickle
-    import socket
+def _wait_at_sockets(plan: furnish.Plan, owner: tuple[int, int], answer: int, log: int, procs: int, *, tls: bool) -> NoReturn:
+    """Listen, let the parent go on by closing `answer`, and become the program that waits for a client. Raises only before that."""
+    # the C half of socket: the Python one costs each job 5 ms
+    import _socket
 
     os.setsid()
     if procs >= 0:
         os.write(procs, b"0")
     fd = os.open(paths.namespace("net", JOB), os.O_RDONLY | os.O_CLOEXEC)
     syscalls.setns(fd, syscalls.CLONE_NEWNET)
-    listeners = [socket.socket(socket.AF_UNIX)]
-    listeners[0].bind(paths.DOCKER_SOCKET)
+    sockets = [_socket.socket(_socket.AF_UNIX)]
+    sockets[0].bind(paths.DOCKER_SOCKET)
     os.chmod(paths.DOCKER_SOCKET, 0o666)
     os.chown(paths.DOCKER_SOCKET, *owner)
     for port in (engine.PORT, *((engine.TLS_PORT,) if tls else ())):
-        listener = socket.socket(socket.AF_INET)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(("0.0.0.0", port))
-        listeners.append(listener)
-    for listener in listeners:
-        listener.listen(socket.SOMAXCONN)
+        sockets.append(_socket.socket(_socket.AF_INET))
+        sockets[-1].setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)
+        sockets[-1].bind(("0.0.0.0", port))
+    for each in sockets:
+        each.listen(_socket.SOMAXCONN)
+    os.close(answer)
+    try:
+        _become_gate(plan, [each.fileno() for each in sockets], log)
+    except BaseException as e:  # nobody waits for an answer any more: the log is the only place
+        os.write(log, f"ERROR: nobody waits for clients of the Docker API: {e}\n".encode())
+    finally:
+        os._exit(1)
+
+
+def _become_gate(plan: furnish.Plan, sockets: list[int], log: int) -> NoReturn:
+    import _pickle
+
     memory = os.memfd_create("plan")
     with open(memory, "wb", closefd=False) as file:
-        file.write(pickle.dumps(plan))
+        file.write(_pickle.dumps(plan))
     os.lseek(memory, 0, os.SEEK_SET)
-    # numbers from far above, so that none is overwritten before it was copied
-    moved = [os.dup(memory), os.dup(log), *(os.dup(listener.fileno()) for listener in listeners)]
-    wanted = (0, 1, *range(FIRST_LISTENER, FIRST_LISTENER + len(listeners)))
-    high = [_move_high(number) for number in moved]
-    for number, target in zip(high, wanted, strict=True):
-        os.dup2(number, target)
+    # first to numbers far above, so that none is overwritten before it is where it should be
+    high = [_copy_high(fd) for fd in (memory, log, *sockets)]
+    for fd, target in zip(high, (0, 1, *range(FIRST_LISTENER, FIRST_LISTENER + len(sockets))), strict=True):
+        os.dup2(fd, target)
     os.dup2(1, 2)
-    program = (
-        f"import sys; sys.path[:0] = {sys.path!r}; from runner.job import docker_gate; docker_gate.main({FIRST_LISTENER}, {len(listeners)})"
-    )
-    syscalls.close_range(FIRST_LISTENER + len(listeners), flags=syscalls.CLOSE_RANGE_CLOEXEC)
+    start = f"docker_gate.main({FIRST_LISTENER}, {len(sockets)})"
+    program = f"import sys; sys.path[:0] = {sys.path!r}; from runner.job import docker_gate; {start}"
+    syscalls.close_range(FIRST_LISTENER + len(sockets), flags=syscalls.CLOSE_RANGE_CLOEXEC)
     os.execve(sys.executable, [sys.executable, "-IS", "-c", program], process.minimal_env())
 
 
-def _move_high(fd: int) -> int:
+def _copy_high(fd: int) -> int:
     import fcntl
 
     return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 64)

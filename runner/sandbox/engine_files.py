@@ -6,11 +6,10 @@ returns.
 
 from __future__ import annotations
 
-import json
 from binascii import b2a_base64
 
 from runner import errors
-from runner.kernel import files
+from runner.kernel import files, plain_json
 from runner.record import NamedTuple
 
 TYPE_CHECKING = False
@@ -107,7 +106,7 @@ def docker_files(settings: Settings, *, certificates: Mapping[str, str], mtu: in
         "mtu": mtu,
     }
     return (
-        ("/etc/docker/daemon.json", json.dumps(value, indent=2) + "\n"),
+        ("/etc/docker/daemon.json", plain_json.dumps(value) + "\n"),
         # in its rootless mode it looks below the home directory
         *((f"/root/.config/docker/certs.d/{name}/ca.crt", text) for name, text in certificates.items()),
     )
@@ -119,7 +118,7 @@ def auth_file(logins: Iterable[Login]) -> str:
     for login in logins:
         pair = b2a_base64(f"{login.username}:{login.password}".encode(), newline=False).decode()
         entries[login.place] = {"auth": pair, "identitytoken": login.identity_token} if login.identity_token else {"auth": pair}
-    return json.dumps({"auths": entries})
+    return plain_json.dumps({"auths": entries})
 
 
 def _registries(settings: Settings) -> str:
@@ -146,7 +145,7 @@ def _table(head: str, location: str, *, insecure: bool, prefix: str = "") -> lis
 
 def _quoted(text: str) -> str:
     """Return a TOML string; JSON's are such strings."""
-    return json.dumps(text)
+    return plain_json.dumps(text)
 
 
 def _network(mtu: int) -> str:
@@ -164,4 +163,4 @@ def _network(mtu: int) -> str:
         "ipam_options": {"driver": "host-local"},
         "options": {"mtu": str(mtu)},
     }
-    return json.dumps(value, indent=2) + "\n"
+    return plain_json.dumps(value) + "\n"

@@ -99,10 +99,13 @@ def containers_files(settings: Settings, *, certificates: Mapping[str, str], mtu
 
 def docker_files(settings: Settings, *, certificates: Mapping[str, str], mtu: int) -> Files:
     """Return what dockerd reads. It knows mirrors of Docker Hub only, and none that has a path."""
-    hub = settings.registry("docker.io").mirrors
+    hub = [url for url in settings.registry("docker.io").mirrors if "/" not in url.partition("://")[2]]
+    plain = [name for name, registry in settings.registries if registry.plain_http]
+    # its BuildKit speaks http only where it is told so by an address, and to mirrors as well (moby 20.10, daemon.RegistryHosts)
+    spoken = dict.fromkeys((*(url for url in hub if url.startswith("http://")), *(f"http://{name}" for name in plain)))
     value: dict[str, Any] = {
-        "registry-mirrors": [url for url in hub if "/" not in url.partition("://")[2]],
-        "insecure-registries": [name for name, registry in settings.registries if registry.plain_http],
+        "registry-mirrors": hub,
+        "insecure-registries": [*plain, *spoken],
         "mtu": mtu,
     }
     return (

@@ -65,7 +65,8 @@ def test_certificates_lie_where_each_engine_looks_for_them() -> None:
 def test_dockerd_gets_no_mirror_that_it_would_refuse_to_start_with() -> None:
     files = dict(engine_files.docker_files(SETTINGS, certificates={}, mtu=1400))
     assert json.loads(files["/etc/docker/daemon.json"]) == {
-        "registry-mirrors": ["http://cache.example:5000"], "insecure-registries": ["plain.example:5000"], "mtu": 1400,
+        "registry-mirrors": ["http://cache.example:5000"], "mtu": 1400,
+        "insecure-registries": ["plain.example:5000", "http://cache.example:5000", "http://plain.example:5000"],
     }  # fmt: skip
 
 

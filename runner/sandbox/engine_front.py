@@ -14,12 +14,21 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 _ENGINE_START_S = 60.0
 _PIECE_BYTES = 64 * 1024
 # what only BuildKit's clients ask for (moby: api/server/router/build, .../session, .../grpc)
 _BUILDKIT = re.compile(rb"POST (?:/v[0-9.]+)?/(?:(session|grpc)|build\?(?:[^ ]*&)?version=2)[ ?&]")
+# podman 4.3 answers a client that waits for removal with 0 whatever the container's code was: it is asked for the next exit instead, and
+# the answer is held back until the container has gone (docker run --rm)
+_WAIT_REMOVED = re.compile(rb"(POST (?:/v[0-9.]+)?/containers/([^/? ]+)/wait\?(?:[^ ]*&)?condition=)removed(?=[ &])")
+# its health checks are timers of systemd, which is not here
+_START = re.compile(rb"POST (?:/v[0-9.]+)?(?:/libpod)?/containers/([^/? ]+)/(?:re)?start[ ?]")
+_GONE_S = 10.0
+_HEALTH_DEFAULT_S = 30.0
+_checked: set[str] = set()  # containers whose health is looked after
 _UPGRADED = b"HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
 
 
@@ -100,20 +109,78 @@ def _serve(client: socket.socket, path: str, no_buildkit: str) -> None:
         except OSError:
             return
         with engine:
-            back = threading.Thread(target=_copy, args=(engine, client), daemon=True)
+            of_podman = _OfPodman(path, no_buildkit) if no_buildkit else None
+            back = threading.Thread(target=_copy, args=(engine, client, of_podman.answered if of_podman else None), daemon=True)
             back.start()
-            _copy(client, engine, no_buildkit)
+            _copy(client, engine, of_podman.asked if of_podman else None)
             back.join()
 
 
-def _copy(source: socket.socket, target: socket.socket, no_buildkit: str = "") -> None:
+class _OfPodman:
+    """What is different about one connection to podman.
+
+    A client sends the head of a request at once, after the answer to the one before.
+    """
+
+    def __init__(self, path: str, no_buildkit: str) -> None:
+        self._path, self._no_buildkit = path, no_buildkit
+        self._waits_for = ""
+
+    def asked(self, piece: bytes, client: socket.socket) -> bytes:
+        """Return what is sent to podman for a piece of a client's. Raises OSError when the client has been answered."""
+        if not piece.startswith(b"POST "):
+            return piece
+        if asked := _BUILDKIT.match(piece):
+            _refuse(client, asked, self._no_buildkit)
+            raise ConnectionAbortedError
+        if started := _START.match(piece):
+            threading.Thread(target=_check_health, args=(self._path, started[1].decode()), daemon=True).start()
+        waits = _WAIT_REMOVED.match(piece)
+        self._waits_for = waits[2].decode() if waits else ""
+        return _WAIT_REMOVED.sub(rb"\1next-exit", piece, 1) if waits else piece
+
+    def answered(self, piece: bytes, engine: socket.socket) -> bytes:
+        """Return what is sent to the client for a piece of podman's; not before a container that it waits for has gone."""
+        if self._waits_for and b'"StatusCode"' in piece:
+            deadline = time.monotonic() + _GONE_S
+            while time.monotonic() < deadline and _ask(self._path, f"containers/{self._waits_for}/json")[0] == 200:
+                time.sleep(0.02)
+            self._waits_for = ""
+        return piece
+
+
+def _check_health(path: str, container: str) -> None:
+    """Run the health checks of a container that is being started, as often as it asks for, until it is removed."""
+    status, found = _ask(path, f"containers/{container}/json")
+    identity, check = found.get("Id", ""), found.get("Config", {}).get("Healthcheck") or {}
+    if not check.get("Test") or check["Test"] == ["NONE"] or identity in _checked:
+        return
+    _checked.add(identity)
+    while status == 200:
+        time.sleep(check.get("Interval", 0) / 1e9 or _HEALTH_DEFAULT_S)
+        status, found = _ask(path, f"containers/{identity}/json")
+        if found.get("State", {}).get("Running"):
+            _ask(path, f"containers/{identity}/healthcheck")
+    _checked.discard(identity)
+
+
+def _ask(path: str, what: str) -> tuple[int, dict[str, Any]]:
+    """Ask podman's own API; return the status and the answer, (0, {}) when it does not answer."""
+    try:
+        with _connect(path) as engine:
+            engine.sendall(f"GET /v4.0.0/libpod/{what} HTTP/1.0\r\nHost: podman\r\n\r\n".encode())
+            text = b"".join(iter(lambda: engine.recv(_PIECE_BYTES), b""))
+        head, _, body = text.partition(b"\r\n\r\n")
+        answer = json.loads(body)
+        return int(head.split()[1]), answer if isinstance(answer, dict) else {}
+    except (OSError, ValueError, IndexError):
+        return 0, {}
+
+
+def _copy(source: socket.socket, target: socket.socket, change: "Callable[[bytes, socket.socket], bytes] | None" = None) -> None:
     try:
         while piece := source.recv(_PIECE_BYTES):
-            # a client sends the head of a request at once, after the answer to the one before
-            if no_buildkit and (asked := _BUILDKIT.match(piece)):
-                _refuse(source, asked, no_buildkit)
-                raise ConnectionAbortedError
-            target.sendall(piece)
+            target.sendall(change(piece, source) if change else piece)
         target.shutdown(socket.SHUT_WR)
     except OSError:  # one of the two has gone: nothing is owed to the other
         for end in (source, target):

@@ -45,6 +45,8 @@ _CLAMP = (
 )
 # dockerd asks rootlesskit to forward ports from the host's network; here they are published where dockerd itself is
 _PROXY_SHIM = '#!/bin/sh\nexec docker-proxy "$@"\n'
+# a client of podman's own asks for control groups, whatever the engine's configuration says
+_CRUN_SHIM = '#!/bin/sh\nexec /usr/bin/crun --cgroup-manager=disabled "$@"\n'
 
 
 class Front(NamedTuple):
@@ -73,6 +75,8 @@ def front(engine: str, *, first_listener: int, tls: bool, program: str) -> Front
         files.append((stunnel, _STUNNEL))
     if engine == DOCKERD:
         files.append((shim, _PROXY_SHIM))
+    else:
+        files.append((f"{_SHIMS}/crun", _CRUN_SHIM))
     return Front(("/usr/bin/python3", "-IS", FRONT, plain_json.dumps(plan)), tuple(files))
 
 

@@ -53,6 +53,9 @@ network_config_dir = "/etc/containers/networks"
 cgroup_manager = "cgroupfs"
 events_logger = "file"
 runtime = "crun"
+
+[engine.runtimes]
+crun = ["/run/dockless/bin/crun", "/usr/bin/crun"]
 """
 
 _POLICY = '{"default": [{"type": "insecureAcceptAnything"}]}\n'

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks import crowd, images, plot, processes, pulls, report, tenants, warm
+from benchmarks import builds, crowd, docker_api, images, plot, processes, pulls, report, tenants, warm
 from benchmarks.docker import Docker, NotStarted
 from benchmarks.dockless import Dockless
 from benchmarks.measure import Measured, timed
@@ -30,6 +30,7 @@ class Prepared(NamedTuple):
     rounds: int
     dockless: Dockless
     podman: Podman
+    docker: Docker | None  # where it starts
     peers: Mapping[str, warm.Peer]  # podman, and what else there is
     made: images.Made
     host: str  # the registry
@@ -57,6 +58,7 @@ _GROUPS = (
     Group(("run_vs_podman", "run_vs_docker"), lambda p: warm.one_off(p.dockless, p.small, p.peers, rounds=p.rounds)),
     Group(("step_vs_podman_exec", "step_vs_docker_exec"), lambda p: warm.step(p.dockless, p.small, p.peers, rounds=p.rounds)),
     Group(("job_vs_podman", "job_vs_docker"), lambda p: warm.job(p.dockless, p.small, p.peers, rounds=max(1, p.rounds // 3))),
+    Group(("docker_unused_cost_ms",), lambda p: docker_api.unused(p.dockless, p.small, rounds=3 * p.rounds)),
     Group(("idle_job_private_mb",), lambda p: crowd.idle_memory(p.dockless, p.small)),
     Group(("job100_vs_job1",), lambda p: crowd.side_by_side(p.dockless, p.small, rounds=p.rounds)),
     Group(
@@ -65,6 +67,16 @@ _GROUPS = (
     ),
     Group(("pull_half_vs_podman",), lambda p: pulls.half(p.dockless, p.podman, p.made, p.host, rounds=p.slow_rounds)),
     Group(("second_tenant_vs_warm", "second_tenant_new_mib"), lambda p: tenants.second(p.dockless, p.made, p.host, rounds=p.rounds)),
+    Group(
+        ("docker_api_cold_vs_dockerd", "docker_api_cold_dockerd_vs_dockerd"),
+        lambda p: docker_api.cold(p.dockless, p.docker, rounds=max(1, p.rounds // 2)),
+    ),
+    Group(
+        ("build_cached_vs_first", "build_cached_vs_first_dockerd"),
+        lambda p: builds.cached(p.dockless, has_dockerd=p.docker is not None, rounds=p.slow_rounds),
+    ),
+    Group(("build_vs_buildah",), lambda p: builds.direct(p.dockless, p.scratch, rounds=2 * p.slow_rounds)),
+    Group(("docker_api_rss_vs_dockerd",), lambda p: docker_api.memory(p.dockless, p.docker, p.scratch, rounds=p.slow_rounds)),
 )
 NAMES = tuple(name for group in _GROUPS for name in group.names)
 
@@ -80,7 +92,8 @@ def main(arguments: argparse.Namespace) -> int:
         with ExitStack() as peers:
             podman = peers.enter_context(Podman(scratch))
             compared: dict[str, warm.Peer] = {"podman": podman}
-            versions = [f"dockless {__version__}", podman.version()]
+            docker = None
+            versions = [f"dockless {__version__}", podman.version(), builds.buildah_version()]
             try:
                 docker = peers.enter_context(Docker(scratch))
                 compared["docker"] = docker
@@ -91,7 +104,7 @@ def main(arguments: argparse.Namespace) -> int:
             for peer in compared.values():
                 timed(peer.pull_argv(small), peer.environ, longest_s=60)
             dockless.pull(small)
-            prepared = Prepared(arguments.rounds, dockless, podman, compared, made, host, scratch)
+            prepared = Prepared(arguments.rounds, dockless, podman, docker, compared, made, host, scratch)
             measured = [_run(group, prepared) for group in _GROUPS if arguments.only is None or arguments.only & set(group.names)]
     if left := processes.left_over(patience_s=10):
         raise SystemExit(f"an idle machine runs nothing of ours, but these are left: {', '.join(left)}")

@@ -17,6 +17,12 @@ from tests.support.gitlab_replay import Replay, job_payload
 _PULL_S = 300.0
 # a registry is asked at every job by default; podman run does not ask either
 _CONFIG = "images: {pull_policy: [if-not-present]}\n"
+NO_DOCKER = '"off"'  # in YAML, as all that is said of Docker here
+
+
+def docker_by(engine: str) -> str:
+    """Return what a configuration says that gives every job a Docker API, served by `engine`."""
+    return f"{{mode: provide, engine: {engine}}}"
 
 
 class Dockless:
@@ -24,10 +30,10 @@ class Dockless:
 
     def __init__(self, program: str, directory: Path) -> None:
         self.program, self.state = program, directory / "state"
+        self._directory = directory
         self._store = paths.Store(str(self.state))
         self._began_shared = self.is_shared()
-        self._config = directory / "config.yaml"
-        self._config.write_text(_CONFIG)
+        self._configs: dict[str, Path] = {}  # by what they say of Docker
         # by the environment, and without a configuration for what a person starts: what it costs to read one is nobody's default
         self.environ = {**os.environ, "DOCKLESS_STATE": str(self.state)}
 
@@ -92,15 +98,26 @@ class Dockless:
         used: int = userns.call(build_users.every_map(account), lambda: files.disk_usage(str(self.state)))
         return used
 
-    def replay(self, image: str, *, project: int, slot: int = 0) -> Replay:
-        """Return a GitLab job without sources that gitlab-runner would call this program for; its image is stored."""
-        driver = {verb: self.argv("--config", str(self._config), "gitlab", verb) for verb in ("config", "prepare", "run", "cleanup")}
+    def replay(self, image: str, *, project: int, slot: int = 0, docker: str = "") -> Replay:
+        """Return a GitLab job without sources that gitlab-runner would call this program for; its image is stored.
+
+        `docker` is what the configuration says of Docker, in YAML: "" for nothing.
+        """
+        config = self._configured(docker)
+        driver = {verb: self.argv("--config", config, "gitlab", verb) for verb in ("config", "prepare", "run", "cleanup")}
         payload = job_payload(
             image={"name": image},
             variables={"GIT_STRATEGY": "none", "CI_PROJECT_ID": str(project)},
             job_info={"name": "test", "stage": "test", "project_id": project, "project_name": f"project-{project}"},
         )
         return Replay(driver, payload, env=self.environ, concurrent=(slot, slot))
+
+    def _configured(self, docker: str) -> str:
+        if docker not in self._configs:
+            # a file each: the parsed form of one is kept as long as it is the same
+            path = self._configs[docker] = self._directory / f"config{len(self._configs)}.yaml"
+            path.write_text(_CONFIG + (f"docker: {docker}\n" if docker else ""))
+        return str(self._configs[docker])
 
     def keepers(self) -> list[int]:
         """Return the pids of the keepers of all jobs; everything else of a job is below its keeper."""

@@ -30,8 +30,8 @@ def _bars(ratios: Sequence[Result]) -> tuple[list[str], int]:
     widest = max([1.0, *(min(result.number, _LONGEST) for result in ratios), *(result.target or 0 for result in ratios)])
     scale = (_WIDTH - _LEFT - _RIGHT) / widest
     out = [
-        _text(20, 24, "Time of dockless (blue) for each of the other side (grey = 1)", bold=True),
-        _text(20, 42, "the mark is the target; less is better", colour="#57606a"),
+        _text(20, 24, "What dockless takes (blue) for each of the other side (grey = 1)", bold=True),
+        _text(20, 42, "time, or memory where the name says rss; the mark is the target; less is better", colour="#57606a"),
     ]
     for number, result in enumerate(ratios):
         top, length = _TOP + number * _ROW, min(result.number, widest)

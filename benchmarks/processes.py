@@ -15,6 +15,25 @@ def with_descendants(pids: Iterable[int]) -> set[int]:
     return found
 
 
+def sharing_namespace(pid: int) -> set[int]:
+    """Return the processes in the PID namespace of another, itself included; those of namespaces below are not in it."""
+    wanted = os.readlink(f"/proc/{pid}/ns/pid")
+    found = set()
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            if os.readlink(f"/proc/{name}/ns/pid") == wanted:
+                found.add(int(name))
+        except OSError:
+            continue  # it has ended, or is none of ours
+    return found
+
+
+def resident_bytes(pid: int) -> int:
+    """Return the resident memory of a process, what it shares with others included."""
+    text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    return int(text.partition("\nRss:")[2].split()[0]) * 1024
+
+
 def left_over(*, patience_s: float) -> list[str]:
     """Return what was started here and still runs, and goes on to do so for a while.
 

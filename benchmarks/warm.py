@@ -72,29 +72,31 @@ def job(dockless: Dockless, image: str, peers: Mapping[str, Peer], *, rounds: in
     """Play a whole GitLab job, and the same scripts through a peer's command line."""
     scripts = {stage: dockless.replay(image, project=_PROJECT).attempt().script(stage, _commands(stage)) for stage in STAGES}
 
-    def ours() -> float:
-        attempt = dockless.replay(image, project=_PROJECT).attempt()
-        check(attempt, attempt.prepare())
-        for stage in STAGES:
-            check(attempt, attempt.stage(stage, _commands(stage)))
-        check(attempt, attempt.cleanup())
-        return sum(seconds for _, seconds, _ in attempt.build.timeline)
-
     def by(peer: Peer) -> float:
         seconds = timed(peer.argv("run", "--detach", "--name", _CONTAINER, peer.image_of(image), "sleep", "3600"), peer.environ)
         for script in scripts.values():
             seconds += timed(peer.argv("exec", "--interactive", _CONTAINER, "sh"), peer.environ, stdin=script)
         return seconds + timed(peer.remove_argv(_CONTAINER), peer.environ)
 
-    samples = alternate(_sides(ours, by, peers), rounds=rounds, warm_ups=1)
+    samples = alternate(_sides(lambda: whole_job(dockless, image), by, peers), rounds=rounds, warm_ups=1)
     what = f"a GitLab job: config, prepare, {len(STAGES)} stages, cleanup / `{{0}} run -d`, {len(STAGES)} times `{{0}} exec`, `{{0}} rm -f`"
     return _compare(samples, peers, "job_vs_{}", what, 0.30)
 
 
+def whole_job(dockless: Dockless, image: str, *, docker: str = "") -> float:
+    """Play a whole GitLab job and return the seconds that its phases took; `docker` as for Dockless.replay."""
+    attempt = dockless.replay(image, project=_PROJECT, docker=docker).attempt()
+    check(attempt, attempt.prepare())
+    for stage in STAGES:
+        check(attempt, attempt.stage(stage, _commands(stage)))
+    check(attempt, attempt.cleanup())
+    return sum(seconds for _, seconds, _ in attempt.build.timeline)
+
+
 @contextmanager
-def standing_job(dockless: Dockless, image: str, *, project: int, slot: int = 0) -> Iterator[Attempt]:
-    """Yield a job that was prepared; it is cleaned up afterwards."""
-    attempt = dockless.replay(image, project=project, slot=slot).attempt()
+def standing_job(dockless: Dockless, image: str, *, project: int, slot: int = 0, docker: str = "") -> Iterator[Attempt]:
+    """Yield a job that was prepared; it is cleaned up afterwards. `docker` as for Dockless.replay."""
+    attempt = dockless.replay(image, project=project, slot=slot, docker=docker).attempt()
     try:
         check(attempt, attempt.prepare())
         yield attempt

@@ -53,6 +53,7 @@ network_config_dir = "/etc/containers/networks"
 cgroup_manager = "cgroupfs"
 events_logger = "file"
 runtime = "crun"
+init_path = "/usr/bin/tini-static"
 
 [engine.runtimes]
 crun = ["/run/dockless/bin/crun", "/usr/bin/crun"]

@@ -26,6 +26,8 @@ _BUILDKIT = re.compile(rb"POST (?:/v[0-9.]+)?/(?:(session|grpc)|build\?(?:[^ ]*&
 _WAIT_REMOVED = re.compile(rb"(POST (?:/v[0-9.]+)?/containers/([^/? ]+)/wait\?(?:[^ ]*&)?condition=)removed(?=[ &])")
 # its health checks are timers of systemd, which is not here
 _START = re.compile(rb"POST (?:/v[0-9.]+)?(?:/libpod)?/containers/([^/? ]+)/(?:re)?start[ ?]")
+# it keeps what builds have cached as images, which `docker system prune` asks for by another name
+_PRUNE_BUILDS = re.compile(rb"POST (?:/v[0-9.]+)?/build/prune[ ?]")
 _GONE_S = 10.0
 _HEALTH_DEFAULT_S = 30.0
 _checked: set[str] = set()  # containers whose health is looked after
@@ -133,6 +135,9 @@ class _OfPodman:
         if asked := _BUILDKIT.match(piece):
             _refuse(client, asked, self._no_buildkit)
             raise ConnectionAbortedError
+        if _PRUNE_BUILDS.match(piece):
+            client.sendall(_answer("200 OK", {"CachesDeleted": [], "SpaceReclaimed": 0}))
+            return b""
         if started := _START.match(piece):
             threading.Thread(target=_check_health, args=(self._path, started[1].decode()), daemon=True).start()
         waits = _WAIT_REMOVED.match(piece)
@@ -197,9 +202,12 @@ def _refuse(client: socket.socket, asked: "re.Match[bytes]", words: str) -> None
         while client.recv(_PIECE_BYTES):
             pass
         return
-    body = json.dumps({"message": words}).encode()
-    head = f"HTTP/1.1 501 Not Implemented\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
-    client.sendall(head.encode() + body)
+    client.sendall(_answer("501 Not Implemented", {"message": words}, "Connection: close\r\n"))
+
+
+def _answer(status: str, value: dict[str, Any], more: str = "") -> bytes:
+    body = json.dumps(value).encode()
+    return f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n{more}\r\n".encode() + body
 
 
 if __name__ == "__main__":

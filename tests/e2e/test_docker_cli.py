@@ -122,6 +122,11 @@ docker run --rm --name again {BASE} true""")
     assert out.endswith("piped\nended with 7\nended with 8\nended with 9\n")
 
 
+def test_container_has_an_init_that_reaps(jobs: DockerJobs) -> None:
+    out = jobs.passes(f"docker run --rm --init {BASE} sh -c 'cat /proc/1/cmdline' | tr '\\0' ' '")
+    assert out.rpartition("\n")[2].endswith("-init -- sh -c cat /proc/1/cmdline ")
+
+
 def test_files_are_copied_into_a_container_and_out_of_it(jobs: DockerJobs) -> None:
     out = jobs.passes(f"""
 docker create --name box {BASE} cat /tmp/in/file >/dev/null
@@ -199,7 +204,7 @@ def test_disk_use_is_told_and_what_is_not_in_use_pruned(jobs: DockerJobs) -> Non
     out = jobs.passes(f"""
 docker run --name used {BASE} true
 docker system df
-docker container prune -f >/dev/null
+docker system prune -f
 docker ps -aq
 docker system df""")
     assert re.search(r"^Images +1 ", out, re.MULTILINE)

@@ -104,6 +104,37 @@ def test_buildkit_is_refused_with_a_sentence_where_the_engine_has_none(start: St
     assert json.loads(body) == {"message": "use another engine"}
 
 
+@pytest.mark.parametrize(
+    ("asked", "sent"),
+    [
+        (b"/v1.41/containers/abc/wait?condition=removed HTTP/1.1", b"/v1.41/containers/abc/wait?condition=next-exit HTTP/1.1"),
+        (b"/containers/abc/wait?x=y&condition=removed&z=1 HTTP/1.1", b"/containers/abc/wait?x=y&condition=next-exit&z=1 HTTP/1.1"),
+        (b"/v1.41/containers/abc/wait?condition=not-running HTTP/1.1", b"/v1.41/containers/abc/wait?condition=not-running HTTP/1.1"),
+        (b"/v1.41/containers/removed/wait HTTP/1.1", b"/v1.41/containers/removed/wait HTTP/1.1"),
+    ],
+)
+def test_podman_is_asked_for_the_next_exit_where_a_client_waits_for_removal(start: Start, asked: bytes, sent: bytes) -> None:
+    place = start(no_buildkit="this is podman")
+    assert talk(place, b"POST " + asked + b"\r\n\r\n").startswith(b"POST " + sent + b"\r\n\r\n")
+
+
+def test_dockerd_is_asked_for_what_the_client_asks(start: Start) -> None:
+    words = b"POST /containers/abc/wait?condition=removed HTTP/1.1\r\n\r\n"
+    assert talk(start(), words).startswith(words)
+
+
+def test_build_cache_of_podman_is_empty_and_the_connection_goes_on(start: Start) -> None:
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(30)
+        client.connect(str(start(no_buildkit="this is podman")))
+        client.sendall(b"POST /v1.41/build/prune HTTP/1.1\r\n\r\n")
+        answer = client.recv(65536)
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        assert json.loads(answer.partition(b"\r\n\r\n")[2]) == {"CachesDeleted": [], "SpaceReclaimed": 0}
+        client.sendall(b"next")
+        assert client.recv(65536) == b"next"
+
+
 def test_session_of_buildkit_waits_for_its_build_to_be_refused(start: Start) -> None:
     with socket.socket(socket.AF_UNIX) as client:
         client.settimeout(30)

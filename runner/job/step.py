@@ -34,6 +34,8 @@ class Request(NamedTuple):
     argv: tuple[str, ...] | None = None
     entrypoint: bool = True
     env: tuple[tuple[str, str], ...] = ()  # on top of the container's
+    path: tuple[str, ...] = ()  # directories in front of the container's own PATH, whatever `env` says of it
+    cwd: str = ""  # "" is the container's; another one has to be there
     umask: int | None = None
     stdin: int = 0
     terminal: bool = False
@@ -93,12 +95,20 @@ def write_bundle(bundle: str, container: ContainerState, request: Request) -> tu
         raise errors.UserError(f"image {container.image} says no command, and none was given", "name a command")
     settings["args"] = [*prefix, *argv]
     settings["terminal"] = request.terminal
+    base_env = settings["env"]
     if request.env:
-        merged = dict(entry.split("=", 1) for entry in settings["env"])
+        merged = dict(entry.split("=", 1) for entry in base_env)
         merged.update(request.env)
         settings["env"] = [f"{name}={value}" for name, value in merged.items()]
+    if request.path:
+        own_path = [entry[5:] for entry in base_env if entry.startswith("PATH=")][-1:]
+        settings["env"] = [entry for entry in settings["env"] if not entry.startswith("PATH=")]
+        settings["env"].append(f"PATH={':'.join((*request.path, *own_path))}")
     if request.umask is not None:
         settings["user"]["umask"] = request.umask
+    if request.cwd:
+        settings["cwd"] = request.cwd
+        program.check_directory(spec, request.cwd)
     program.check(spec, argv)
     os.mkdir(bundle, 0o755)
     with open(f"{bundle}/config.json", "w", encoding="utf-8") as file:

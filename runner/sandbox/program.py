@@ -55,6 +55,28 @@ def check(spec: dict[str, Any], argv: tuple[str, ...], *, filesystems: str = "/p
         raise problem
 
 
+def check_directory(spec: dict[str, Any], path: str, *, filesystems: str = "/proc/filesystems") -> None:
+    """Raise StartFailure if a working directory is surely not in the container: crun would make it, where docker exec fails."""
+    view = _View(spec, filesystems)
+    try:
+        for find in (view.open_quickly, view.open):
+            try:
+                fd = find(path)
+            except OSError as e:
+                if e.errno not in _NOWHERE:
+                    return  # perhaps the container's user may enter it
+                continue
+            is_directory = stat.S_ISDIR(os.fstat(fd).st_mode)
+            os.close(fd)
+            if is_directory:
+                return
+    except (_UnsureError, OSError):
+        return
+    finally:
+        view.close()
+    raise StartFailure(f"working directory {path} is not in the container", "an earlier step has to make it", 127)
+
+
 def _candidates(program: str, process: dict[str, Any]) -> list[str]:
     """Return the absolute paths that execvp(3) would try."""
     cwd = process["cwd"]

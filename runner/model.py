@@ -261,6 +261,7 @@ class JobSpec(NamedTuple):
     extra_hosts: tuple[tuple[str, str], ...] = ()  # (name, ip) in every container's /etc/hosts
     docker: DockerSpec | None = None
     shared_id: int | None = None  # container id that is the account (shared workspace); None: isolated
+    marks: tuple[tuple[str, str], ...] = ()  # the keeper's environment, by which a CI agent finds what a job has left behind
     owner: tuple[int, int] = (0, 0)  # pid and start time of the process without which the job is an orphan; (0, 0): there is none
 
 

@@ -55,6 +55,7 @@ def prepare(spec: JobSpec, around: Surroundings, *, fetch: Fetch, facts: dict[st
                 addresses=addresses,
                 mtu=around.mtu(),
                 endpoint=endpoint,
+                marks=spec.marks,
             )
         )
         undo.add(starting.close)

@@ -1,7 +1,7 @@
 """`dockless`: the fork in the road, and the only place that turns an exception into an exit code.
 
-Commands that CI systems call at every step (`run`, `gitlab run`) branch off before click is imported. Start-up is part of their contract:
-tests/unit/test_hot_path.py says which modules they may load.
+Commands that CI systems call at every step (`run`, `step`, `gitlab run`) branch off before click is imported. Start-up is part of their
+contract: tests/unit/test_hot_path.py says which modules they may load.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 _ENGINE_FAILED = 125  # as podman and docker run report their own failures
+_CONTAINERS = (["run"], ["step"])  # the commands whose exit code is otherwise the container's
 
 
 def main() -> None:
@@ -68,7 +69,7 @@ def run(argv: list[str]) -> int:
             if "exit_code" in vars(e)
             else _gitlab_code(e, argv)
             if argv[:1] == ["gitlab"]
-            else (_ENGINE_FAILED if argv[:1] == ["run"] else e.exit_code)
+            else (_ENGINE_FAILED if argv[:1] in _CONTAINERS else e.exit_code)
         )
     except KeyboardInterrupt:
         code = 130
@@ -90,7 +91,7 @@ def run(argv: list[str]) -> int:
         code = _confess(e)
     if argv[:1] == ["gitlab"]:
         return _system_failure()
-    return _ENGINE_FAILED if argv[:1] == ["run"] and code != 130 else code
+    return _ENGINE_FAILED if argv[:1] in _CONTAINERS and code != 130 else code
 
 
 def _confess(error: Exception) -> int:
@@ -147,6 +148,13 @@ def _dispatch(argv: list[str]) -> int:
             from runner.cli import run as cli_run
 
             return cli_run.main(argv[1:], os.environ)
+    if argv[:1] == ["step"]:
+        from runner.cli import step_options
+
+        if not step_options.wants_help(argv[1:]):
+            from runner.cli import step as cli_step
+
+            return cli_step.main(argv[1:], os.environ)
     gc.enable()
     verb = _gitlab_verb(argv)
     if verb:

@@ -24,6 +24,7 @@ _HOT = {
     "gitlab": "runner.adapters.gitlab.run",
     "job": "runner.adapters.gitlab.config, runner.adapters.gitlab.prepare, runner.adapters.gitlab.cleanup, "
     "runner.job.assembly, runner.image.access, runner.job.docker_spec",
+    "step": "runner.cli.step",
     "run": "runner.cli.run, runner.image.images, runner.job.assembly",
 }
 _MAKE = """import sys
@@ -45,8 +46,8 @@ def write(target: str, python: str) -> None:
         made = process.run([python, "-IS", "-X", "no_debug_ranges", "-c", _MAKE.format(paths=paths, hot=hot)])
         with open(f"{target}.{command}", "wb") as bundled:
             bundled.write(made.stdout)
-    choice = '(".run" if "gitlab" not in sys.argv else ".gitlab" if "run" in sys.argv else ".job")'
-    start = bundle.START.format(path=f"{target!r} + {choice}")
+    choice = '(".gitlab" if "run" in sys.argv else ".job") if "gitlab" in sys.argv else ".step" if "step" in sys.argv else ".run"'
+    start = bundle.START.format(path=f"{target!r} + ({choice})")
     with open(target, "w", encoding="utf-8") as file:
         file.write(_TEMPLATE.format(python=python, paths=paths, start=start))
     os.chmod(target, 0o755)

@@ -10,8 +10,9 @@ from typing import Any, NoReturn
 import click
 
 from runner import __version__, errors
-from runner.cli import gitlab, run_options, show
+from runner.cli import gitlab, run_options, show, step_options
 from runner.cli.group import Group
+from runner.cli.options import Option
 from runner.cli.surroundings import open_all
 
 _CONTEXT = {"help_option_names": ["--help"], "max_content_width": 110}
@@ -62,7 +63,7 @@ def dockless(config: str | None, state_dir: str | None, debug: bool) -> None:
 dockless.add_command(gitlab.group)
 
 
-def _run_parameters() -> list[click.Parameter]:
+def _parameters(options: tuple[Option, ...]) -> list[click.Parameter]:
     parameters: list[click.Parameter] = [
         click.Option(
             list(option.names),
@@ -72,21 +73,31 @@ def _run_parameters() -> list[click.Parameter]:
             help=option.help,
             type=click.Choice(option.choices) if option.choices else None,
         )
-        for option in run_options.OPTIONS
+        for option in options
     ]
     return [*parameters, click.Argument(["command"], nargs=-1, type=click.UNPROCESSED)]
 
 
-def _run(**_values: Any) -> NoReturn:
-    raise errors.Bug("run is handled before click")
+def _hot(**_values: Any) -> NoReturn:
+    raise errors.Bug("this command is handled before click")
 
 
 dockless.add_command(
     click.Command(
         "run",
-        callback=_run,
-        params=_run_parameters(),
+        callback=_hot,
+        params=_parameters(run_options.OPTIONS),
         help="Run a command in a new container: dockless run --image alpine -- sh -c 'echo hello'.",
+        epilog="Exit codes: the command's own; 125 when dockless fails, 126 and 127 when the command cannot be run or found.",
+    )
+)
+dockless.add_command(
+    click.Command(
+        "step",
+        callback=_hot,
+        params=_parameters(step_options.OPTIONS),
+        help="Run a step of a GitHub Actions job in a container that the job's steps share: "
+        "shell: dockless step --image node:22 -- bash -e {0}",
         epilog="Exit codes: the command's own; 125 when dockless fails, 126 and 127 when the command cannot be run or found.",
     )
 )

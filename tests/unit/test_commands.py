@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from runner import __version__
-from runner.cli import commands, run_options, show
+from runner.cli import commands, options, run_options, show, step_options
 from tests.support.engine import Engine, Result
 
 COMMANDS = (
-    "build", "completion", "df", "doctor", "gc", "gitlab", "images", "ps", "pull", "push", "rmi", "run", "setup", "verify", "version",
+    "build", "completion", "df", "doctor", "gc", "gitlab", "images", "ps", "pull", "push", "rmi", "run", "setup", "step", "verify",
+    "version",
 )  # fmt: skip
 VERBS = ("cleanup", "config", "prepare", "register-snippet", "run")
 
@@ -133,6 +134,9 @@ def test_mistyped_command_line_is_refused_in_the_words_that_were_typed(
         (["run", "-u", "nobody-here", "--", "true"], 125, "user 'nobody-here' does not exist in this image"),
         (["run", "-w", "relative", "--", "true"], 125, "working directory relative is not an absolute path"),
         (["run", "--entrypoint", ""], 125, "image toolbox says no command, and none was given"),
+        (["step", "--", "true"], 125, "step: GITHUB_RUN_ID is not set: this is no step of a GitHub Actions job"),
+        (["step", "--image", "x"], 125, "step: no command is given"),
+        (["step", "--memory", "lots", "--", "true"], 125, "step: --memory lots cannot be used"),
         (["run", "--", b"caf\xe9".decode(errors="surrogateescape")], 125, "run: an argument is not UTF-8"),
         (["gitlab", "run"], 1, "run takes a script and a stage"),
         (["gitlab", "run", "/dev/null", "build_script"], 2, "job (no key) was not prepared on this machine"),
@@ -146,20 +150,24 @@ def test_mistake_is_told_in_one_sentence_with_a_hint(engine: Engine, arguments: 
 
 
 @pytest.mark.parametrize(
-    "arguments", [["images"], ["ps"], ["gc"], ["df"], ["rmi", "x"], ["pull", "x"], ["run", "--", "true"], ["gitlab", "config"]]
-)
+    "arguments",
+    [
+        ["images"], ["ps"], ["gc"], ["df"], ["rmi", "x"], ["pull", "x"], ["run", "--", "true"], ["step", "--", "true"], ["step", "--end"],
+        ["gitlab", "config"],
+    ],
+)  # fmt: skip
 def test_broken_configuration_stops_every_command_the_same_way(engine: Engine, arguments: list[str]) -> None:
     engine.config.write_text("imagse: {}\n")
-    code = {"run": 125, "gitlab": 2}.get(arguments[0], 1)
+    code = {"run": 125, "step": 125, "gitlab": 2}.get(arguments[0], 1)
     assert fails(engine.run(*arguments), code=code) == (f"configuration {engine.config}: imagse is not a setting", "did you mean images?")
     assert not engine.state.exists()
 
 
-@pytest.mark.parametrize("arguments", [["images"], ["ps"], ["rmi", "x"], ["run", "--", "true"]])
+@pytest.mark.parametrize("arguments", [["images"], ["ps"], ["rmi", "x"], ["run", "--", "true"], ["step", "--", "true"]])
 def test_root_is_refused_by_every_command(engine: Engine, arguments: list[str]) -> None:
     argv = ["unshare", "--user", "--map-root-user", *engine.argv(*arguments)]
     done = subprocess.run(argv, env=engine.environ(), capture_output=True, text=True, timeout=60, check=False)
-    message, hint = fails(Result(done.returncode, done.stdout, done.stderr), code=125 if arguments[0] == "run" else 1)
+    message, hint = fails(Result(done.returncode, done.stdout, done.stderr), code=125 if arguments[0] in ("run", "step") else 1)
     assert message == "dockless does not run as root"
     assert "runuser -u ACCOUNT" in hint and "dockless doctor" in hint
 
@@ -167,8 +175,8 @@ def test_root_is_refused_by_every_command(engine: Engine, arguments: list[str]) 
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [
-        (["images"], 1), (["run", "--", "true"], 125), (["gitlab", "config"], 2), (["gitlab", "prepare"], 2),
-        (["gitlab", "cleanup"], 2),
+        (["images"], 1), (["run", "--", "true"], 125), (["step", "--", "true"], 125), (["gitlab", "config"], 2),
+        (["gitlab", "prepare"], 2), (["gitlab", "cleanup"], 2),
     ],
 )  # fmt: skip
 def test_user_without_an_account_is_refused(engine: Engine, arguments: list[str], code: int) -> None:
@@ -259,9 +267,10 @@ def test_completion_of_run_offers_every_long_option(engine: Engine) -> None:
     assert long <= set(complete(engine, "dockless run --"))
 
 
-def test_run_is_declared_to_click_as_it_is_parsed() -> None:
-    declared = {name: parameter for parameter in commands.dockless.commands["run"].params for name in parameter.opts}
-    for option in run_options.OPTIONS:
+@pytest.mark.parametrize("table", [run_options.TABLE, step_options.TABLE], ids=lambda table: table.command)
+def test_hot_command_is_declared_to_click_as_it_is_parsed(table: options.Table) -> None:
+    declared = {name: parameter for parameter in commands.dockless.commands[table.command].params for name in parameter.opts}
+    for option in table.options:
         assert all(declared[name].is_flag is not bool(option.value) for name in option.names)  # type: ignore[attr-defined]  # options only
         assert all(declared[name].multiple is option.many for name in option.names)
 

@@ -45,7 +45,7 @@ def test_run_with_a_network_loads_nothing_slow_either(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["cli.run", "adapters.gitlab.config", "adapters.gitlab.prepare", "adapters.gitlab.run", "adapters.gitlab.cleanup"]
+    "module", ["cli.run", "cli.step", "adapters.gitlab.config", "adapters.gitlab.prepare", "adapters.gitlab.run", "adapters.gitlab.cleanup"]
 )
 def test_everything_that_a_hot_command_imports_is_quick(module: str) -> None:
     module = f"runner.{module}"

@@ -30,7 +30,13 @@ def test_tree_passes(argv: list[str], tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("script", ["dev", ".ci/run", "tests/vm/agent.sh", "tests/vm/guest.sh", "tests/vm/pytest.sh"])
+@pytest.mark.parametrize(
+    "script",
+    [
+        "dev", ".ci/run", "tests/vm/agent.sh", "tests/vm/guest.sh", "tests/vm/pytest.sh",
+        *(f"ci-templates/github/step/{name}.sh" for name in ("end", "find", "install", "step")),
+    ],
+)  # fmt: skip
 def test_script_is_posix_shell(script: str) -> None:
     done = subprocess.run(["dash", "-n", str(TREE / script)], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")

@@ -238,6 +238,8 @@ class ContainerSpec(NamedTuple):
     limits: Limits = Limits()
     umask: int = 0o022
     init: bool = False  # a small init as PID 1 that reaps and forwards signals
+    capabilities: tuple[str, ...] = ()  # () is docker's default set
+    shm_size: int = 0  # bytes of /dev/shm; 0 is docker's default
     nested: bool = False  # it makes containers itself: every capability of its user namespace, and an open /proc and /sys
     files: tuple[tuple[str, str], ...] = ()  # (absolute path, text) to begin with, root's; for the toolbox only, whose root can be trusted
     secrets: tuple[tuple[str, bytes], ...] = ()  # (absolute path, content) that only its root can read, and that is in memory alone
@@ -260,6 +262,7 @@ class JobSpec(NamedTuple):
     network: str = "default"  # or "none"
     extra_hosts: tuple[tuple[str, str], ...] = ()  # (name, ip) in every container's /etc/hosts
     docker: DockerSpec | None = None
+    publishes: bool = False  # ports of its containers may be published on the host (job.publish)
     shared_id: int | None = None  # container id that is the account (shared workspace); None: isolated
     marks: tuple[tuple[str, str], ...] = ()  # the keeper's environment, by which a CI agent finds what a job has left behind
     owner: tuple[int, int] = (0, 0)  # pid and start time of the process without which the job is an orphan; (0, 0): there is none

@@ -50,8 +50,9 @@ Inside a job's keeper (its own mount namespace) RUN is a tmpfs that ends with th
 may be traversed by the containers' ids (the state directory may not), and hides nothing that a job could want to see of the host:
 
     RUN/
-    ├── ns/{user,net-<name>,ipc-<name>,uts-<name>}  pinned namespaces
+    ├── ns/{net,ipc,uts}-<name>     pinned namespaces of an endpoint; user-job is that of all, but for who has one of its own (job.join)
     ├── uplink                      slirp4netns: its pid and start time; absent without a network
+    ├── uplink.sock                 its orders (job.publish); absent unless the job publishes ports
     ├── toolbox/                    the toolbox's own files
     ├── c/<name>/                   a container: base.json (its OCI spec), root/ (the mounted overlay), m<i> (volumes), s<i> (secrets), etc/
     │   └── <step>/                 one process: bundle (config.json), pid, log
@@ -66,10 +67,11 @@ FORMAT = 1
 RUN = "/dev/shm"
 VIEWS = "/run/dockless"
 UPLINK = f"{RUN}/uplink"
+UPLINK_SOCKET = f"{RUN}/uplink.sock"
 DOCKER = f"{RUN}/docker"
 DOCKER_SOCKET = f"{DOCKER}/docker.sock"
 DOCKER_TLS = f"{DOCKER}/tls"
-USER_NAMESPACE = f"{RUN}/ns/user"
+USER_NAMESPACE = f"{RUN}/ns/user-job"
 _PUNCTUATION = str.maketrans(dict.fromkeys("_.+-"))  # what a file name may have besides letters and digits
 
 
@@ -196,7 +198,7 @@ def view(uid: int, layers: os.stat_result, map_name: str) -> str:
 
 
 def namespace(kind: str, endpoint: str) -> str:
-    """Name the file, inside a job, that pins a namespace ("net", "ipc", "uts") of an endpoint."""
+    """Name the file, inside a job, that pins a namespace ("net", "ipc", "uts") of an endpoint; "user" of some."""
     return f"{RUN}/ns/{kind}-{endpoint}"
 
 

@@ -58,7 +58,9 @@ class Sources(NamedTuple):
     argument: str
 
 
-def run(request: Request, around: Surroundings, *, logins: tuple[engine_files.Login, ...], environ: dict[str, str]) -> Outcome:
+def run(
+    request: Request, around: Surroundings, *, logins: tuple[engine_files.Login, ...], environ: dict[str, str], grace_s: float = 10.0
+) -> Outcome:
     """Build an image and record it under its name; buildah's own output and exit code are passed on. Nothing of a failed build is recorded.
 
     Raises RunnerErrors for what is not the Dockerfile's doing. Moves this process into the job: call once.
@@ -78,7 +80,7 @@ def run(request: Request, around: Surroundings, *, logins: tuple[engine_files.Lo
         if outcome.exit_code == 0:
             _record(around, name, known, around.store.job_volume(job.key, _OUT_VOLUME))
 
-    return oneoff.run_job(spec, around, fetch=lambda asked, id_map: images.toolbox(), stops=True, then=record)
+    return oneoff.run_job(spec, around, fetch=lambda asked, id_map: images.toolbox(), stops=True, grace_s=grace_s, then=record)
 
 
 def image_name(text: str) -> str:

@@ -29,7 +29,9 @@ class Endpoint(NamedTuple):
 class Inhabitant:
     """A child that makes an endpoint and configures its end of the wire, while other things go on here.
 
-    `pin`, `configure` and `finish` follow in this order. Of the job's own endpoint it also makes the user namespace, with `id_map`.
+    `pin`, `configure` and `finish` follow in this order.
+
+    With `id_map` it also makes a user namespace: for the job's own endpoint that of all others.
     """
 
     def __init__(self, endpoint: Endpoint, addresses: network.Addresses | None, id_map: IdMap | None = None) -> None:
@@ -57,7 +59,7 @@ class Inhabitant:
         """Wait for the namespaces, and keep them. Raises what kept the child from making them."""
         self._wait()
         if self._makes_user:
-            _pin(f"/proc/{self.pid}/ns/user", paths.USER_NAMESPACE)
+            _pin(f"/proc/{self.pid}/ns/user", paths.namespace("user", self._name))
         for kind in ("net", "ipc", "uts"):
             _pin(f"/proc/{self.pid}/ns/{kind}", paths.namespace(kind, self._name))
 

@@ -78,6 +78,21 @@ def run(plan: Plan) -> dict[str, list[int]]:
     return made
 
 
+def join(plan: Plan) -> None:
+    """Furnish the one container of a plan in a job that stands, in an endpoint and with ids of its own. Raises RunnerErrors."""
+    endpoint = plan.endpoints[0]
+    owner = (rootfs.owner_of_root(plan.inner_map.uids), rootfs.owner_of_root(plan.inner_map.gids))
+    inhabitant = Inhabitant(endpoint, plan.addresses, plan.inner_map)
+    ip = netlink.start_ip()
+    for path in dict.fromkeys(path for container in plan.containers for path in container.made_volumes):
+        make_volume(path, owner=owner)
+    inhabitant.pin()
+    netlink.finish_ip(ip, [network.attach_command(endpoint.number, pid=inhabitant.pid, mtu=plan.mtu)])
+    inhabitant.configure()
+    _furnish_containers(plan, owner=owner, user_namespace=paths.namespace("user", endpoint.name))
+    inhabitant.finish()
+
+
 def add(plan: Plan) -> None:
     """Furnish further containers of a job that stands, in endpoints that it has. Raises RunnerErrors."""
     owner = (rootfs.owner_of_root(plan.inner_map.uids), rootfs.owner_of_root(plan.inner_map.gids))
@@ -86,13 +101,16 @@ def add(plan: Plan) -> None:
     _furnish_containers(plan, owner=owner)
 
 
-def _furnish_containers(plan: Plan, *, owner: tuple[int, int]) -> dict[str, list[int]]:
+def _furnish_containers(plan: Plan, *, owner: tuple[int, int], user_namespace: str = paths.USER_NAMESPACE) -> dict[str, list[int]]:
     if any(not container.lowers for container in plan.containers) and not os.path.isdir(f"{paths.RUN}/toolbox"):
         toolbox.furnish(f"{paths.RUN}/toolbox", owner=owner)
     hosts = network.hosts(
         [(e.ip or "127.0.1.1", e.names) for e in plan.endpoints] + [(address, (name,)) for name, address in plan.extra_hosts]
     )
-    return {container.asked.name: _furnish_container(plan, container, hosts=hosts, owner=owner) for container in plan.containers}
+    return {
+        container.asked.name: _furnish_container(plan, container, hosts=hosts, owner=owner, user_namespace=user_namespace)
+        for container in plan.containers
+    }
 
 
 def bundle(container: str) -> str:
@@ -100,7 +118,7 @@ def bundle(container: str) -> str:
     return f"{paths.RUN}/c/{container}"
 
 
-def _furnish_container(plan: Plan, container: Container, *, hosts: str, owner: tuple[int, int]) -> list[int]:
+def _furnish_container(plan: Plan, container: Container, *, hosts: str, owner: tuple[int, int], user_namespace: str) -> list[int]:
     asked, config = container.asked, container.image.config
     home = bundle(asked.name)
     os.mkdir(home, 0o755)
@@ -131,22 +149,22 @@ def _furnish_container(plan: Plan, container: Container, *, hosts: str, owner: t
     )  # fmt: skip
     if not container.lowers:
         mounts += toolbox.volumes()
-    _write_spec(plan, container, step=step, volumes=mounts)
+    _write_spec(plan, container, step=step, volumes=mounts, user_namespace=user_namespace)
     return [user.uid, user.gid]
 
 
-def _write_spec(plan: Plan, container: Container, *, step: Step, volumes: list[Volume]) -> None:
+def _write_spec(plan: Plan, container: Container, *, step: Step, volumes: list[Volume], user_namespace: str) -> None:
     """Write the container's spec; the first container on this machine also leaves the compiled seccomp filter for all later ones."""
     home = bundle(container.asked.name)
-    allowed = capabilities.ALL if container.asked.nested else capabilities.DEFAULT
+    allowed = capabilities.ALL if container.asked.nested else container.asked.capabilities or capabilities.DEFAULT
     cached = f"{plan.filters}/{seccomp.compiled_name(allowed, crun=crun.program())}.bpf"
     pinned = {kind: paths.namespace(short, container.endpoint.name) for kind, short in (("network", "net"), ("ipc", "ipc"), ("uts", "uts"))}
 
     def build(profile: dict[str, Any], program: str = "", *, joined: Mapping[str, str] = pinned, one: Step = step) -> dict[str, Any]:
         return spec.build(
-            root=f"{home}/root", namespaces={"user": paths.USER_NAMESPACE, **joined}, step=one, volumes=volumes,
+            root=f"{home}/root", namespaces={"user": user_namespace, **joined}, step=one, volumes=volumes,
             capabilities=allowed, init=_INIT if container.asked.init else "", seccomp=profile, filter_program=program,
-            nested=container.asked.nested,
+            nested=container.asked.nested, shm_size=container.asked.shm_size or spec.SHM_SIZE,
         )  # fmt: skip
 
     try:

@@ -32,6 +32,7 @@ class Request(NamedTuple):
     mtu: int
     endpoint: Endpoint  # of the job's own containers
     marks: tuple[tuple[str, str], ...] = ()  # its environment: who ends it ends the whole job
+    publishes: bool = False  # ports of the host may be forwarded to it (job.publish)
 
 
 class Starting:
@@ -161,7 +162,7 @@ def _mount() -> None:
 def _connect(request: Request) -> None:
     """Make the router, and the endpoint of the job's own containers on it."""
     addresses = request.addresses
-    slirp = _fork_uplink(addresses, mtu=request.mtu) if addresses else None
+    slirp = _fork_uplink(addresses, mtu=request.mtu, socket=paths.UPLINK_SOCKET if request.publishes else "") if addresses else None
     syscalls.unshare(syscalls.CLONE_NEWNET)
     if slirp:
         _make_uplink_device()
@@ -210,7 +211,7 @@ class _Uplink:
         os.close(self._ready)
 
 
-def _fork_uplink(addresses: network.Addresses, *, mtu: int) -> _Uplink:
+def _fork_uplink(addresses: network.Addresses, *, mtu: int, socket: str) -> _Uplink:
     wait, go = os.pipe()
     ready_r, ready_w = os.pipe()
     path = process.find("slirp4netns")
@@ -221,7 +222,7 @@ def _fork_uplink(addresses: network.Addresses, *, mtu: int) -> _Uplink:
             os.close(go)
             if os.read(wait, 1):
                 os.set_inheritable(ready_w, True)
-                argv = uplink.slirp_argv(pid=own, mtu=mtu, addresses=addresses, ready_fd=ready_w)
+                argv = uplink.slirp_argv(pid=own, mtu=mtu, addresses=addresses, ready_fd=ready_w, socket=socket)
                 os.execve(path, argv, process.minimal_env())
         finally:
             os._exit(127)

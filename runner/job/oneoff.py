@@ -36,11 +36,13 @@ def run_job(
     fetch: Callable[[ContainerSpec, IdMap], Image],
     terminal: bool = False,
     stops: bool = False,
+    grace_s: float = 10.0,
+    stdin: int = 0,
     then: Callable[[JobState, Outcome], None] = lambda job, outcome: None,
 ) -> Outcome:
     """Run the process of the only container of a job, then call `then` while its files are there, and leave nothing behind.
 
-    `stops`: a signal to us ends every process and not only PID 1. Raises like `run`, and what `then` raises.
+    `stops`: a signal to us ends every process and not only PID 1, within `grace_s`. Raises like `run`, and what `then` raises.
     """
     current = prepare.prepare(spec, around, fetch=fetch, facts={}, lasting=False)
     from runner.job import limits, step  # loaded by `prepare` in the meantime
@@ -48,7 +50,7 @@ def run_job(
     pidfd = process.open_pidfd(current.keeper.pid, current.keeper.started)
     groups = limits.Remover(current.cgroup)
     try:
-        outcome = step.run(current, step.Request(CONTAINER, stops=stops, terminal=terminal, guarded=False))
+        outcome = step.run(current, step.Request(CONTAINER, stops=stops, terminal=terminal, guarded=False, grace_s=grace_s, stdin=stdin))
         then(current, outcome)
         return outcome
     finally:

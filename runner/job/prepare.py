@@ -56,6 +56,7 @@ def prepare(spec: JobSpec, around: Surroundings, *, fetch: Fetch, facts: dict[st
                 mtu=around.mtu(),
                 endpoint=endpoint,
                 marks=spec.marks,
+                publishes=spec.publishes,
             )
         )
         undo.add(starting.close)

@@ -20,6 +20,7 @@ from runner.sandbox import crun, program
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import FrameType
     from typing import NoReturn
 
@@ -46,10 +47,11 @@ class Request(NamedTuple):
     guarded: bool = True  # False for a job that ends with this process anyway: then nothing is ended or removed one by one
 
 
-def run(state: JobState, request: Request) -> Outcome:
+def run(state: JobState, request: Request, *, make: Callable[[], None] = lambda: None) -> Outcome:
     """Run one process to its end and return how it ended. Moves this process into the job for good: call once.
 
     Output goes to this process's own stdout and stderr. What an earlier, killed step of the same container left is ended first.
+    `make` makes, inside the job, a container that is not there yet.
     Raises crun.StartFailure when the program cannot be started, InfraError when the job or its network is gone.
     """
     began = time.monotonic()
@@ -57,6 +59,7 @@ def run(state: JobState, request: Request) -> Outcome:
     cgroup = _Cgroup(container.cgroup)
     keeper_fd = keeper.enter(state.keeper)
     _check_uplink(container)
+    make()
     end_leftovers(container.name)
     step_id = f"{container.name}.{os.getpid()}"
     bundle = f"{paths.RUN}/c/{container.name}/{step_id}"

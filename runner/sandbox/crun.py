@@ -36,6 +36,11 @@ def run_argv(bundle: str, container_id: str, *, detach: bool = False, preserve_f
     return _argv("run", *more, "--bundle", bundle, "--pid-file", f"{bundle}/pid", container_id, log=f"{bundle}/log")
 
 
+def exec_argv(container_id: str, process_file: str) -> list[str]:
+    """Return the command that runs one more process, which a file describes, in a container that runs."""
+    return _argv("exec", "--process", process_file, container_id)
+
+
 def delete_argv(container_id: str) -> list[str]:
     """Return the command that kills and forgets a container; succeeds when there is none."""
     return _argv("delete", "--force", container_id)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 _NESTED_DEVICES = ("/dev/fuse", "/dev/net/tun")
 INIT_TARGET = "/.dockless-init"
+SHM_SIZE = 64 * 1024**2
 
 # Defaults of docker 28 (moby: oci/defaults.go)
 _MASKED = (
@@ -34,7 +35,7 @@ def build(
     init: str = "",
     rlimits: Sequence[tuple[str, int, int]] = (),
     read_only_root: bool = False,
-    shm_size: int = 64 * 1024**2,
+    shm_size: int = SHM_SIZE,
     nested: bool = False,
 ) -> dict[str, Any]:
     """Return the spec, ready for json.dump.

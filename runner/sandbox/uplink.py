@@ -6,15 +6,22 @@ from runner.sandbox.network import Addresses
 DEVICE = "tap0"
 
 
-def slirp_argv(*, pid: int, mtu: int, addresses: Addresses, ready_fd: int) -> list[str]:
+def slirp_argv(*, pid: int, mtu: int, addresses: Addresses, ready_fd: int, socket: str = "") -> list[str]:
     """Return the command that connects the network namespace of `pid` and writes "1" to `ready_fd` when it works.
 
-    It stays in the foreground. With --enable-sandbox and --enable-seccomp a flaw in its packet parser meets an empty file system.
+    It stays in the foreground. At the Unix socket `socket`, if one is named, it takes orders to forward ports of the host.
+    With --enable-sandbox and --enable-seccomp a flaw in its packet parser meets an empty file system.
     """
     return [
         "slirp4netns", "--configure", f"--mtu={mtu}", f"--cidr={addresses.uplink}", "--disable-host-loopback",
-        "--enable-sandbox", "--enable-seccomp", f"--ready-fd={ready_fd}", str(pid), DEVICE,
+        "--enable-sandbox", "--enable-seccomp", f"--ready-fd={ready_fd}",
+        *((f"--api-socket={socket}",) if socket else ()), str(pid), DEVICE,
     ]  # fmt: skip
+
+
+def own_address(addresses: Addresses) -> str:
+    """Return the address that slirp4netns' --configure gives the router."""
+    return f"{addresses.uplink.rpartition('.')[0]}.100"
 
 
 def resolv_conf(addresses: Addresses, dns: tuple[str, ...], *, host_file: str = "/etc/resolv.conf") -> str:

@@ -1,7 +1,7 @@
 """`dockless`: the fork in the road, and the only place that turns an exception into an exit code.
 
-Commands that CI systems call at every step (`run`, `step`, `gitlab run`) branch off before click is imported. Start-up is part of their
-contract: tests/unit/test_hot_path.py says which modules they may load.
+Commands that CI systems call at every step (`run`, `step`, `gitlab run`, `github hook`) branch off before click is imported. Start-up is
+part of their contract: tests/unit/test_hot_path.py says which modules they may load.
 """
 
 from __future__ import annotations
@@ -141,6 +141,10 @@ def _dispatch(argv: list[str]) -> int:
         from runner.adapters.gitlab import run as gitlab_run
 
         return gitlab_run.main(argv[2:], os.environ)
+    if argv[:2] == ["github", "hook"] and "--help" not in argv:
+        from runner.adapters.github import hook
+
+        return hook.main(argv[2:], os.environ)
     if argv[:1] == ["run"]:
         from runner.cli import run_options
 

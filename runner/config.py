@@ -72,6 +72,13 @@ class GitLab(NamedTuple):
     extra_hosts: tuple[str, ...] = ()  # "name:ip"
 
 
+class GitHub(NamedTuple):
+    """`github:`: the container hooks of GitHub's runner."""
+
+    trust_domain: str = "repository"  # repository | owner | runner: who shares a build user
+    allowed_volumes: tuple[str, ...] = ()  # doublestar globs of the host's paths, besides _work, that workflows may name as volumes
+
+
 class Docker(NamedTuple):
     """`docker:`: what becomes of jobs that want a Docker API."""
 
@@ -103,6 +110,7 @@ class Settings(NamedTuple):
     gitlab: GitLab = GitLab()
     gc: Gc = Gc()
     docker: Docker = Docker()
+    github: GitHub = GitHub()
 
     def registry(self, name: str) -> Registry:
         """Return how to reach a registry; one that is not configured is reached by https."""
@@ -111,7 +119,7 @@ class Settings(NamedTuple):
 
 def decode(value: list[Any]) -> Settings:
     """Build Settings again from what JSON makes of them (named tuples become lists)."""
-    account, state_dir, images, registries, network, limits, service_limits, gitlab, gc, docker = (_tuples(item) for item in value)
+    account, state_dir, images, registries, network, limits, service_limits, gitlab, gc, docker, github = (_tuples(item) for item in value)
     lab = GitLab(*gitlab)
     return Settings(
         account=account,
@@ -124,6 +132,7 @@ def decode(value: list[Any]) -> Settings:
         gitlab=lab._replace(services=tuple(ServiceSettings(*service) for service in lab.services)),
         gc=Gc(*gc),
         docker=Docker(*docker),
+        github=GitHub(*github),
     )
 
 

@@ -44,7 +44,7 @@ def load(path: str) -> config.Settings:
 def parse(value: Any, where: str) -> config.Settings:
     """Turn a decoded document into Settings; `where` is named in errors. An empty document is the defaults."""
     top = _Table({} if value is None else value, where)
-    images, network, gitlab = top.table("images"), top.table("network"), top.table("gitlab")
+    images, network, gitlab, github = top.table("images"), top.table("network"), top.table("gitlab"), top.table("github")
     settings = config.Settings(
         account=top.word("account", "dockless"),
         state_dir=_absolute(top, "state_dir"),
@@ -67,8 +67,12 @@ def parse(value: Any, where: str) -> config.Settings:
         gitlab=_gitlab(gitlab),
         gc=_gc(top.table("gc")),
         docker=_docker(top.table("docker", short="mode")),
+        github=config.GitHub(
+            trust_domain=github.choice("trust_domain", ("repository", "owner", "runner")),
+            allowed_volumes=github.texts("allowed_volumes"),
+        ),
     )
-    for table in (images, network, gitlab, top):
+    for table in (images, network, gitlab, github, top):
         table.refuse_unknown()
     return settings
 

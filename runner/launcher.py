@@ -21,6 +21,7 @@ main()
 
 # what the commands of every job import, in files of their own: half of what `run` needs a stage does not
 _HOT = {
+    "github": "runner.adapters.github.hook, runner.adapters.github.run_script_step",
     "gitlab": "runner.adapters.gitlab.run",
     "job": "runner.adapters.gitlab.config, runner.adapters.gitlab.prepare, runner.adapters.gitlab.cleanup, "
     "runner.job.assembly, runner.image.access, runner.job.docker_spec",
@@ -46,7 +47,8 @@ def write(target: str, python: str) -> None:
         made = process.run([python, "-IS", "-X", "no_debug_ranges", "-c", _MAKE.format(paths=paths, hot=hot)])
         with open(f"{target}.{command}", "wb") as bundled:
             bundled.write(made.stdout)
-    choice = '(".gitlab" if "run" in sys.argv else ".job") if "gitlab" in sys.argv else ".step" if "step" in sys.argv else ".run"'
+    gitlab = '(".gitlab" if "run" in sys.argv else ".job")'
+    choice = f'".github" if "github" in sys.argv else {gitlab} if "gitlab" in sys.argv else ".step" if "step" in sys.argv else ".run"'
     start = bundle.START.format(path=f"{target!r} + ({choice})")
     with open(target, "w", encoding="utf-8") as file:
         file.write(_TEMPLATE.format(python=python, paths=paths, start=start))

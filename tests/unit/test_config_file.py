@@ -146,7 +146,7 @@ def test_misspelt_key_is_refused_with_the_nearest(refuse: Refuse, text: str, key
 def test_key_that_is_near_nothing_is_refused_with_all_that_there_are(refuse: Refuse, text: str) -> None:
     error = refuse(text)
     assert error.message.endswith(" is not a setting")
-    assert error.hint == "known keys: account, docker, gc, gitlab, images, limits, network, registries, service_limits, state_dir"
+    assert error.hint == "known keys: account, docker, gc, github, gitlab, images, limits, network, registries, service_limits, state_dir"
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,7 @@ def _take(word: str, rest: list[str]) -> tuple[str, str]:
     if name in _SWITCHES:
         return (name, "true") if value != "false" else ("--rm", "true")
     if name not in (*_USED, *_SILENT, *_DEGRADED, *_REFUSED):
-        raise UserError(f"options: {word[:80]!r} is not known", "`options:` takes what `docker create` does; see docs/github.md")
+        raise UserError(f"options: {word[:80]!r} is not known", "`options:` takes what `docker create` does")
     if has_value:
         return name, value
     if not rest:

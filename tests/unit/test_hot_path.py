@@ -1,5 +1,6 @@
 """Start-up is part of the contract with CI systems: which modules the commands of every step load, seen in the real program."""
 
+import json
 import os
 import subprocess
 import sys
@@ -12,12 +13,14 @@ from tests.support import imports
 from tests.support.engine import TREE
 
 
-def run(arguments: list[str], tmp_path: Path, *, environ: dict[str, str] | None = None) -> tuple[set[str], str]:
+def run(arguments: list[str], tmp_path: Path, *, environ: dict[str, str] | None = None, stdin: str | None = None) -> tuple[set[str], str]:
     """Run the program and return the modules that it loaded, and what it and its container said."""
     own = {
         "PATH": process.TRUSTED_PATH, "HOME": str(tmp_path), "DOCKLESS_STATE": str(tmp_path / "state"), "PYTHONDONTWRITEBYTECODE": "1",
     }  # fmt: skip
-    done = subprocess.run(imports.argv(*arguments), env={**own, **(environ or {})}, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        imports.argv(*arguments), env={**own, **(environ or {})}, input=stdin, capture_output=True, text=True, timeout=60, check=False
+    )
     return imports.loaded(done.stderr), done.stdout + imports.without(done.stderr)
 
 
@@ -45,8 +48,12 @@ def test_run_with_a_network_loads_nothing_slow_either(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["cli.run", "cli.step", "adapters.gitlab.config", "adapters.gitlab.prepare", "adapters.gitlab.run", "adapters.gitlab.cleanup"]
-)
+    "module",
+    [
+        "cli.run", "cli.step", "adapters.gitlab.config", "adapters.gitlab.prepare", "adapters.gitlab.run", "adapters.gitlab.cleanup",
+        "adapters.github.hook", "adapters.github.prepare_job", "adapters.github.run_script_step", "adapters.github.cleanup_job",
+    ],
+)  # fmt: skip
 def test_everything_that_a_hot_command_imports_is_quick(module: str) -> None:
     module = f"runner.{module}"
     program = f"import sys; sys.path.append({str(TREE)!r}); import runner.__main__, {module}; print(*sys.modules)"
@@ -60,6 +67,26 @@ def test_gitlab_run_without_a_job_loads_nothing_slow(tmp_path: Path) -> None:
     modules, words = run(["gitlab", "run", os.devnull, "build_script"], tmp_path)
     assert "was not prepared on this machine" in words
     assert imports.slow(modules, stage=True) == set()
+
+
+def test_step_of_a_github_job_loads_nothing_slow(tmp_path: Path) -> None:
+    work = tmp_path / "_work"
+    (work / "_temp" / "_runner_hook_responses").mkdir(parents=True)
+    response = str(work / "_temp" / "_runner_hook_responses" / "1.json")
+
+    def call(command: str, arguments: dict[str, object]) -> tuple[set[str], str]:
+        line = json.dumps({"command": command, "responseFile": response, "args": arguments, "state": None})
+        return run(["github", "hook"], tmp_path, stdin=line)
+
+    mount = {"sourceVolumePath": str(work), "targetVolumePath": "/__w", "readOnly": False}
+    modules, words = call("prepare_job", {"container": {"image": "toolbox", "systemMountVolumes": [mount]}, "services": []})
+    assert "error" not in words
+    assert imports.slow(modules) == set()
+    modules, words = call("run_script_step", {"entryPoint": "echo", "entryPointArgs": ["ran"], "environmentVariables": {"A": "1"}})
+    assert words == "ran\n"
+    assert "runner.job.step" in modules
+    assert imports.slow(modules, stage=True) == set()
+    call("cleanup_job", {})
 
 
 def test_misspelt_option_of_run_waits_for_the_suggestion_only(tmp_path: Path) -> None:

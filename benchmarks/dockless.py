@@ -112,6 +112,10 @@ class Dockless:
         )
         return Replay(driver, payload, env=self.environ, concurrent=(slot, slot))
 
+    def configured_argv(self, *arguments: str) -> list[str]:
+        """Return a command line with the configuration that CI jobs have here."""
+        return self.argv("--config", self._configured(""), *arguments)
+
     def _configured(self, docker: str) -> str:
         if docker not in self._configs:
             # a file each: the parsed form of one is kept as long as it is the same

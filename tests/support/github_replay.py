@@ -57,18 +57,21 @@ class Runner:
         self, container: Mapping[str, Any] | str | None = "toolbox", services: Sequence[Mapping[str, Any]] = (), *, check: bool = True
     ) -> Called:
         """Play "Initialize containers"; the answer is judged as the runner's reader would."""
-        self.has_container = container is not None
-        asked = {"image": container} if isinstance(container, str) else container
-        job = None if asked is None else self._container(asked, system=self._job_mounts(), environment={"HOME": "/github/home"})
-        arguments = {
-            "container": job and {**job, "workingDirectory": "/__w/repo/repo"},
-            "services": [self._container(each, system=[], environment={}) for each in services],
-        }
-        called = self.call("prepare_job", arguments)
+        called = self.call("prepare_job", self.preparation(container, services))
         if called.code == 0:
             self._read_answer(called.response, asked=len(services))
         assert called.code == 0 or not check, called.log
         return called
+
+    def preparation(self, container: Mapping[str, Any] | str | None, services: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+        """Return the arguments of that call; the steps that follow are those of such a job."""
+        self.has_container = container is not None
+        asked = {"image": container} if isinstance(container, str) else container
+        job = None if asked is None else self._container(asked, system=self._job_mounts(), environment={"HOME": "/github/home"})
+        return {
+            "container": job and {**job, "workingDirectory": "/__w/repo/repo"},
+            "services": [self._container(each, system=[], environment={}) for each in services],
+        }
 
     def step(
         self,

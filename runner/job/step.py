@@ -247,7 +247,7 @@ def _wait(pid: int, wake: int, received: list[int], bundle: str, request: Reques
                         stop.send(target, number)
             if deadline is not None and time.monotonic() >= deadline:
                 deadline = None
-                stop.send(_init_pid(bundle), signals.SIGKILL)
+                stop.kill(_init_pid(bundle))
     finally:
         os.close(pidfd)
 

@@ -32,6 +32,19 @@ def terminate(target: int, *, patience_s: float) -> None:
     _inside(lambda: _terminate(target, patience_s))
 
 
+def kill(target: int) -> None:
+    """Kill the step's first process, and all others of its PID namespace but that one's PID 1; nothing happens if it is gone or 0."""
+    if target:
+        _inside(lambda: _kill(target))
+
+
+def _kill(target: int) -> None:
+    fd = os.open(f"/proc/{target}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+    os.kill(target, signals.SIGKILL)
+    syscalls.setns(fd, syscalls.CLONE_NEWPID)
+    process.fork_call(lambda: _kill_all(signals.SIGKILL))
+
+
 def _inside(function: Callable[[], None]) -> None:
     """Run something in a child, which is in the job's PID namespace as we are not; a job that ends under it is fine."""
     try:

@@ -126,6 +126,29 @@ def test_state_and_secrets_are_outside_of_work_and_on_no_command_line(runner: Ru
     runner.cleanup()
 
 
+_SPY = """
+import os, time
+end = time.monotonic() + 60
+while time.monotonic() < end and not os.path.exists("/tmp/stop"):
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        for path in (f"/proc/{pid}/root{ROOT}/run.sh", f"/proc/{pid}/cwd{ROOT}/run.sh"):
+            if os.path.exists(path):
+                os.mkdir("/tmp/escaped")
+"""
+
+
+@pytest.mark.parametrize("options", ["", "--privileged", "--cap-add SYS_PTRACE"])
+def test_process_that_stays_sees_nothing_of_the_host_while_steps_start(runner: Runner, options: str) -> None:
+    runner.prepare({"image": "toolbox", "createOptions": options})
+    (runner.workspace / "spy.py").write_text(_SPY.replace("{ROOT}", str(runner.root)))
+    assert runner.step("nohup python3 spy.py > /tmp/said 2>&1 & sleep 0.3").code == 0
+    alive = [runner.step("pgrep -f spy.py > /dev/null && echo alive || true").log for _ in range(12)]
+    assert set(alive) == ({""} if options else {"alive\n"})
+    assert runner.step("cat /tmp/said; ls -d /tmp/escaped 2> /dev/null || true").log == ""
+    runner.step("touch /tmp/stop")
+    runner.cleanup()
+
+
 # launchers
 
 

@@ -67,6 +67,18 @@ def test_cancelled_step_ends_in_time(runner: Runner, engine: Engine) -> None:
     assert engine.leftovers() == []
 
 
+def test_process_that_a_step_leaves_is_there_for_the_next_one_and_ends_with_the_job(runner: Runner, engine: Engine) -> None:
+    runner.prepare()
+    started = runner.step("nohup python3 -m http.server 8123 > /dev/null 2>&1 & echo $! > /tmp/pid")
+    assert started.code == 0
+    fetch = "curl -fsS -o /dev/null --retry 9 --retry-connrefused http://localhost:8123/"
+    assert runner.step(f"{fetch} && kill -0 $(cat /tmp/pid) && echo both").log == "both\n"
+    assert runner.step("(true &) ; sleep 0.3; ps -e -o stat= | grep -c Z || true").log == "0\n"
+    assert runner.step("test /proc/1/root/etc/hostname -ef /etc/hostname; tr -d '\\0' < /proc/1/environ").log == "HOME=/root"
+    runner.cleanup()
+    assert engine.leftovers() == []
+
+
 # services
 
 

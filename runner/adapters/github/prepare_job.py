@@ -7,7 +7,7 @@ import os
 from runner import errors
 from runner.adapters.github import containers, docker, identity, message, names, options, ports, says, services, start
 from runner.adapters.github.run_script_step import CONTAINER
-from runner.job import cleanup, furnish, gc_background, keeper, prepare, publish, state
+from runner.job import cleanup, furnish, gc_background, keeper, prepare, publish, state, stay
 from runner.kernel import syscalls
 from runner.model import JobSpec
 from runner.record import NamedTuple
@@ -45,6 +45,8 @@ def main(asked: message.Message, work: str, environ: Mapping[str, str]) -> tuple
     facts = {**identity.facts(work, environ), "hosts": [list(entry) for entry in spec.extra_hosts]}
     current = prepare.prepare(spec, around, fetch=fetch, facts=facts)
     try:
+        if plan.job and stay.is_possible(plan.job.spec):
+            stay.start(current, CONTAINER)
         checks = {
             each.spec.name: check
             for each in plan.services
@@ -105,7 +107,7 @@ def _job_spec(plan: _Plan, around: Surroundings, *, key: str, work: str, environ
     shared_id = 0
     own: tuple[ContainerSpec, ...] = ()
     if plan.job:
-        job = plan.job.spec._replace(entrypoint=(), command=())
+        job = plan.job.spec._replace(entrypoint=(), command=(), init=plan.job.spec.init and not stay.is_possible(plan.job.spec))
         user = build_users.lease(around.store, around.account, name)
         image = containers.fetch(job, plan.job.asked, around, environ, user.shared_map(around.account, container_id=0), tenant=name)
         shared_id = containers.account_id(job, image, around, user)

@@ -297,6 +297,29 @@ def test_service_is_reached_by_its_alias_from_every_step(runner: Runner, tmp_pat
         assert "::group::Log of service web" in log and "of the service" in log
 
 
+def test_service_with_a_health_check_is_waited_for_and_told_when_it_fails(runner: Runner, tmp_path: Path) -> None:
+    def service(name: str, check: str) -> str:
+        image = images.build_image(
+            [images.busybox_layer()],
+            {
+                "Env": [f"PATH={images.PATH}"],
+                "Cmd": ["sh", "-c", "echo starting; sleep 1; touch /ready; sleep 4711"],
+                "Healthcheck": {"Test": ["CMD-SHELL", check], "Interval": 200_000_000, "Retries": 50 if name == "good" else 1},
+            },
+        )
+        images.write_oci_layout(tmp_path / name, image, "v1")
+        return f"oci:{tmp_path / name}:v1={name}"
+
+    good, bad = service("good", "echo asked; test -e /ready"), service("bad", "echo never; false")
+    with runner.job() as job:
+        log = passed(job.step("echo ran", shell=f"dockless step --image toolbox --service {good} -- bash -e {{0}}"))
+        assert "Waiting for good to be ready ..." in log and log.endswith("ran\n")
+        step = job.step("echo ran", shell=f"dockless step --image toolbox --service {bad} -- bash -e {{0}}")
+        assert step.code == 125
+        assert "its health check failed" in step.log and "starting" in step.log and "ran" not in step.log.split()
+        assert len([key for key in runner.engine.jobs() if not key.endswith(".lock")]) == 1
+
+
 def test_first_step_cancelled_while_it_waits_for_its_service_leaves_nothing(runner: Runner, tmp_path: Path) -> None:
     mute = images.build_image([images.busybox_layer()], {"Cmd": ["/bin/sleep", "4711"], "ExposedPorts": {"80/tcp": {}}})
     images.write_oci_layout(tmp_path / "mute", mute, "v1")

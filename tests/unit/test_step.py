@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from runner import errors, paths
+from runner.adapters.github import identity
 from runner.adapters.step import caller, environment, key, making, places, run
 from runner.adapters.step.asked import Asked, Service
 from runner.config import Settings
@@ -152,15 +153,20 @@ def test_job_is_the_repositorys_and_ends_with_the_worker(tmp_path: Path) -> None
     assert (service.image, service.aliases, service.env, service.volumes) == ("db:1", ("db",), (("A", "1"),), ())
 
 
-def test_trust_domain_is_the_repository() -> None:
-    assert making.trust_domain(JOB) == making.trust_domain(
-        {**JOB, "GITHUB_SERVER_URL": "https://GitHub.com/", "GITHUB_REPOSITORY": "new/name"}
-    )
+def test_trust_domain_is_the_repository_unless_the_configuration_says_otherwise() -> None:
+    renamed = {**JOB, "GITHUB_SERVER_URL": "https://GitHub.com/", "GITHUB_REPOSITORY": "new/name"}
+    assert making.trust_domain(JOB, "repository") == making.trust_domain(renamed, "repository")
     others = [{**JOB, "GITHUB_REPOSITORY_ID": "8"}, {**JOB, "GITHUB_REPOSITORY_ID": ""}, {**JOB, "GITHUB_SERVER_URL": "https://ghe"}]
-    names = {making.trust_domain(environ) for environ in (JOB, *others)}
-    assert len(names) == 4
-    assert [paths.component(name) for name in names]
-    assert paths.component(making.trust_domain({**JOB, "GITHUB_REPOSITORY_ID": "../x", "GITHUB_REPOSITORY": "ü/ö"}))
+    names = {making.trust_domain(environ, kind) for environ in (JOB, *others) for kind in ("repository", "owner", "runner")}
+    assert len(names) == 8
+    odd = {**JOB, "GITHUB_REPOSITORY_ID": "../x", "GITHUB_REPOSITORY": "ü/ö"}
+    assert [paths.component(name) for name in (*names, making.trust_domain(odd, "repository"), making.trust_domain(odd, "owner"))]
+
+
+@pytest.mark.parametrize("kind", ["repository", "owner", "runner"])
+@pytest.mark.parametrize("more", [{}, {"GITHUB_REPOSITORY_ID": "", "GITHUB_REPOSITORY": "A/b"}, {"GITHUB_REPOSITORY_OWNER_ID": "3"}])
+def test_trust_domain_is_that_of_the_container_hooks(kind: str, more: dict[str, str]) -> None:
+    assert making.trust_domain({**JOB, **more}, kind) == identity.build_user({**JOB, **more}, kind)
 
 
 def test_user_by_name_is_found_in_the_topmost_layer_that_has_users(tmp_path: Path) -> None:

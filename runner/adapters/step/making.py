@@ -62,15 +62,15 @@ def make(
     asked = asked._replace(image=image)
     uid = _user_of_stored(asked, around)
     try:
-        current = _prepare(asked, around, environ, key=key, worker=worker, volumes=volumes, uid=uid)
+        current, images = _prepare(asked, around, environ, key=key, worker=worker, volumes=volumes, uid=uid)
     except _OtherUserError as e:
         # found out only now, since the image had to be fetched first: what it has pulled is there for the second try
         log.debug(f"image {image} runs as {e.uid}: the job is made again")
         again = asked._replace(pull="if-not-present" if asked.pull == "always" else asked.pull)
-        current = _prepare(again, around, environ, key=key, worker=worker, volumes=volumes, uid=e.uid)
+        current, images = _prepare(again, around, environ, key=key, worker=worker, volumes=volumes, uid=e.uid)
     if asked.services:
         try:
-            _wait_for_services(current, around)
+            _wait_for_services(current, around, images)
         except BaseException:
             cleanup.cleanup(around.store, key, around.account)
             raise
@@ -90,9 +90,11 @@ def _prepare(
     worker: tuple[int, int],
     volumes: tuple[VolumeSpec, ...],
     uid: int,
-) -> JobState:
+) -> tuple[JobState, dict[str, Image]]:
+    images = {}
+
     def fetch(container: ContainerSpec, id_map: IdMap) -> Image:
-        image = oneoff.fetch(container, around, id_map)
+        image = images[container.image] = oneoff.fetch(container, around, id_map)
         if container.name == run.CONTAINER:
             found = _user_of(image, asked, around, id_map)
             if found != uid:
@@ -100,7 +102,7 @@ def _prepare(
         return image
 
     spec = plan(asked, around, environ, key=key, worker=worker, volumes=volumes, uid=uid)
-    return prepare.prepare(spec, around, fetch=fetch, facts={})
+    return prepare.prepare(spec, around, fetch=fetch, facts={}), images
 
 
 def plan(
@@ -146,7 +148,7 @@ def plan(
     )
     return JobSpec(
         key=key,
-        build_user=asked.build_user or trust_domain(environ),
+        build_user=asked.build_user or trust_domain(environ, around.settings.github.trust_domain),
         containers=(container,),
         services=services,
         network=asked.network or "default",
@@ -158,14 +160,28 @@ def plan(
     )
 
 
-def trust_domain(environ: Mapping[str, str]) -> str:
-    """Name the build user of a job: jobs of one repository share one."""
-    server = environ.get("GITHUB_SERVER_URL", "").rstrip("/").lower()
-    number = environ.get("GITHUB_REPOSITORY_ID", "")
-    if not (number.isascii() and number.isdigit() and len(number) < 20):
-        name = environ.get("GITHUB_REPOSITORY", "").lower().encode("utf-8", "surrogateescape")
-        number = f"{zlib.crc32(name):08x}{zlib.crc32(name[::-1]):08x}"
-    return f"github-{zlib.crc32(server.encode('utf-8', 'surrogateescape')):08x}-repository-{number}"
+def trust_domain(environ: Mapping[str, str], kind: str) -> str:
+    """Name the build user of a job: jobs of one repository, of one owner, or of the whole GitHub share one, as with the container hooks."""
+    server = f"github-{zlib.crc32(_raw(environ.get('GITHUB_SERVER_URL', '').rstrip('/').lower())):08x}"
+    repository = environ.get("GITHUB_REPOSITORY", "").lower()
+    match kind:
+        case "owner":
+            return f"{server}-owner-{_id(environ.get('GITHUB_REPOSITORY_OWNER_ID', ''), repository.partition('/')[0])}"
+        case "runner":
+            return server
+        case _:
+            return f"{server}-repository-{_id(environ.get('GITHUB_REPOSITORY_ID', ''), repository)}"
+
+
+def _id(number: str, name: str) -> str:
+    """Return the number that GitHub gave a thing, or what stands for its name where there is none."""
+    if number.isascii() and number.isdigit() and len(number) < 20:
+        return number
+    return f"{zlib.crc32(_raw(name)):08x}{zlib.crc32(_raw(name)[::-1]):08x}"
+
+
+def _raw(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
 
 
 def _docker(
@@ -216,20 +232,34 @@ def named(lowers: tuple[str, ...], user: str) -> int:
     return 0
 
 
-def _wait_for_services(current: JobState, around: Surroundings) -> None:
-    """Wait until each service accepts a connection; one that does not is a warning with its log, and the step goes on."""
-    from runner.job import health, services
+def _wait_for_services(current: JobState, around: Surroundings, images: Mapping[str, Image]) -> None:
+    """Wait until the services are ready: by the health checks of their images, or where there is none by their ports.
 
+    InfraError, after its log, for one that says that it is not healthy; one whose port stays closed is a warning, and the step goes on.
+    """
+    from runner.job import health, healthcheck, services
+
+    found = {name: images[container.image].config for name, container in current.containers.items() if container.is_service}
+    checks = {name: config.healthcheck for name, config in found.items() if config.healthcheck.test[:1] not in ((), ("NONE",))}
     ports = {
-        name: tuple(int(port.partition("/")[0]) for port in container.exposed_ports if not port.endswith("/udp"))
-        for name, container in current.containers.items()
-        if container.is_service
+        name: tuple(int(port.partition("/")[0]) for port in config.exposed_ports if not port.endswith("/udp"))
+        for name, config in found.items()
+        if name not in checks
     }
     ports = {name: numbers for name, numbers in ports.items() if numbers}
-    if ports:
-        log.say(f"Waiting for {', '.join(current.container(name).image for name in ports)} to accept connections ...")
-    for report in health.wait_healthy(current, ports, timeout_s=_HEALTH_TIMEOUT_S):
-        if report.problem:
-            image = current.container(report.name).image
-            output = services.log_tail(around.store, current.key, report.name).decode(errors="replace")
-            log.warn(f"service {image} {report.problem}; what it printed:\n{output}")
+    if checks or ports:
+        log.say(f"Waiting for {', '.join(current.container(name).aliases[0] for name in (*checks, *ports))} to be ready ...")
+
+    def told(name: str, problem: str) -> str:
+        output = services.log_tail(around.store, current.key, name).decode(errors="replace").rstrip()
+        return f"service {current.container(name).image} is not ready: {problem}; what it printed:\n{output}"
+
+    for late in health.wait_healthy(current, ports, timeout_s=_HEALTH_TIMEOUT_S) if ports else ():
+        if late.problem:
+            log.warn(told(late.name, f"it {late.problem}"))
+    bad = [report for report in healthcheck.wait(current, checks) if report.problem]
+    for report in bad:
+        log.warn(told(report.name, report.problem))
+    if bad:
+        image, words = current.container(bad[0].name).image, " ".join(bad[0].words.split())[:200]
+        raise errors.InfraError(f"service {image} cannot be used: {bad[0].problem}", f"the check printed: {words or 'nothing'}")

@@ -38,6 +38,8 @@ def parse(arguments: list[str], environ: Mapping[str, str]) -> Asked:
 
     if not rest and "end" not in found:
         raise errors.UserError("step: no command is given", "shell: dockless step --image node:22 -- bash -e {0}")
+    if "service" in found and one("network") == "none":
+        raise errors.UserError("step: without a network nobody reaches a service", "leave out --network none, or the services")
     pull = one("pull")
     return Asked(
         image=one("image"),

@@ -89,6 +89,7 @@ def test_image_of_a_variable_lets_the_command_begin_at_once() -> None:
         (["--service", "=x", "i", "c"], "service '=x' cannot be used"),
         (["--service", "x=", "i", "c"], "service 'x=' cannot be used"),
         (["--service", "a", "--service", "b=a", "i", "c"], "two services are called a"),
+        (["--network", "none", "--service", "a", "i", "c"], "without a network nobody reaches a service"),
         (["--image", "x"], "no command is given"),
         ([], "no command is given"),
     ],

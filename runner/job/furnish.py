@@ -223,7 +223,8 @@ def _volumes(container: Container) -> list[Volume]:
     bound = []
     for number, volume in enumerate(container.volumes):
         place = f"{bundle(container.asked.name)}/m{number}"
-        rootfs.bind(volume.source, place, read_only=volume.read_only)
+        # what is not ours to make is the host's, by its real path; a job may be renaming directories on the way there right now
+        rootfs.bind(volume.source, place, read_only=volume.read_only, strictly=volume.source not in container.made_volumes)
         bound.append(Volume(place, volume.target, volume.read_only))
     return bound
 

@@ -120,19 +120,50 @@ def _make(root: int, parent: str, name: str, *, directory: bool, owner: tuple[in
         os.close(parent_fd)
 
 
-def bind(source: str, target: str, *, read_only: bool) -> None:
-    """Bind a host path to `target` in the keeper's own tree (a directory or a file, made here), so that containers need no way to it."""
-    if os.path.isdir(source):
-        os.mkdir(target, 0o755)
+def bind(source: str, target: str, *, read_only: bool, strictly: bool = False) -> None:
+    """Bind a host path to `target` in the keeper's own tree (a directory or a file, made here), so that containers need no way to it.
+
+    `strictly`: the path was judged with all links followed, and what is shown may be reached through none; UserError if there is one now.
+    """
+    if strictly:
+        _bind_without_links(source, target)
     else:
-        os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644))
-    syscalls.mount(source, target, "", syscalls.MS_BIND | syscalls.MS_REC)
+        _make_target(target, directory=os.path.isdir(source))
+        syscalls.mount(source, target, "", syscalls.MS_BIND | syscalls.MS_REC)
     flags = syscalls.MS_NOSUID | syscalls.MS_NODEV | (syscalls.MS_RDONLY if read_only else 0)
     try:
         syscalls.mount("none", target, "", syscalls.MS_REMOUNT | syscalls.MS_BIND | flags)
     except PermissionError:
         # the host's own mount has locked flags (noexec, noatime, …) that a user namespace must repeat
         syscalls.mount("none", target, "", syscalls.MS_REMOUNT | syscalls.MS_BIND | flags | _locked_flags(target))
+
+
+def _make_target(target: str, *, directory: bool) -> None:
+    if directory:
+        os.mkdir(target, 0o755)
+    else:
+        os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644))
+
+
+def _bind_without_links(source: str, target: str) -> None:
+    """Bind what is opened, so that nobody who can rename a directory on the way changes what it is in between."""
+    try:
+        fd = syscalls.openat2(syscalls.AT_FDCWD, source, os.O_PATH, resolve=syscalls.RESOLVE_NO_SYMLINKS)
+    except OSError as e:
+        raise errors.UserError(f"volume {source} cannot be used: {os.strerror(e.errno or 0)}", "it was there a moment ago") from e
+    try:
+        _make_target(target, directory=stat.S_ISDIR(os.fstat(fd).st_mode))
+        tree = syscalls.open_tree(fd, syscalls.OPEN_TREE_CLONE | syscalls.AT_RECURSIVE)
+        try:
+            place = os.open(target, os.O_PATH | os.O_CLOEXEC)
+            try:
+                syscalls.move_mount(tree, place)
+            finally:
+                os.close(place)
+        finally:
+            os.close(tree)
+    finally:
+        os.close(fd)
 
 
 _STATVFS_FLAGS = ((os.ST_RDONLY, syscalls.MS_RDONLY), (os.ST_NOEXEC, syscalls.MS_NOEXEC), (os.ST_NOATIME, 1024), (os.ST_NODIRATIME, 2048))

@@ -86,6 +86,32 @@ def test_directory_that_a_step_made_a_link_is_not_shown_to_an_action(runner: Run
     runner.cleanup()
 
 
+_SWAP = """
+import os, time
+home = "/__w/_temp/_github_home"
+os.symlink("{TARGET}", home + ".link")
+end = time.monotonic() + 60
+while time.monotonic() < end and not os.path.exists("/tmp/stop"):
+    os.rename(home, home + ".dir")
+    os.rename(home + ".link", home)
+    os.rename(home, home + ".link")
+    os.rename(home + ".dir", home)
+"""
+
+
+def test_directory_that_becomes_a_link_in_between_is_not_shown_either(runner: Runner, tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "key").write_text("private\n")
+    runner.prepare()
+    (runner.workspace / "swap.py").write_text(_SWAP.replace("{TARGET}", str(tmp_path / "home")))
+    runner.step("nohup python3 swap.py > /dev/null 2>&1 &")
+    said = [runner.action("toolbox", entrypoint="sh", arguments='-c "cat /github/home/key; true"') for _ in range(15)]
+    runner.step("touch /tmp/stop")
+    assert not any("private" in called.log for called in said)
+    assert all(called.code == 0 or "cannot be used" in called.log or "is not there" in called.log for called in said)
+    runner.cleanup()
+
+
 def test_dockerfile_behind_a_link_is_not_built(runner: Runner, tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "Dockerfile").write_text("FROM scratch\nCOPY key /key\n")

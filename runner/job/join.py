@@ -35,11 +35,13 @@ def run(
     parent_pid: int,
     stdin: int,
     grace_s: float,
+    with_docker: bool = False,
 ) -> Outcome:
     """Run the process of a container that gets the job's network, and return how it ended; `remove` has to follow, elsewhere.
 
-    `shared_id` is the account's id in it, whatever it is in the job's other containers. Moves this process, which has to be a child of
-    `parent_pid` and ends with it, into the job for good. Raises RunnerErrors.
+    `shared_id` is the account's id in it, whatever it is in the job's other containers. `with_docker`: it sees the
+    job's Docker API. Moves this process, which has to be a child of `parent_pid` and ends with it, into the job for good. Raises
+    RunnerErrors.
     """
     container_map = current.build_user.shared_map(around.account, container_id=shared_id)
 
@@ -55,6 +57,7 @@ def run(
     container = furnish.Container(
         asked=asked, image=image, lowers=lowers, directory=around.store.container(current.key, asked.name), volumes=volumes,
         made_volumes=tuple(v.source for v, wish in zip(volumes, asked.volumes, strict=True) if wish.kind != "bind"), endpoint=endpoint,
+        shown=(Volume(paths.DOCKER_SOCKET, "/var/run/docker.sock"),) if with_docker else (),
     )  # fmt: skip
     plan = furnish.Plan(
         containers=(container,),

@@ -225,4 +225,14 @@ def test_docker_service_is_an_api_of_the_jobs_own(runner: Runner) -> None:
     assert [each["image"] for each in runner.context["services"]] == ["docker:dind", "toolbox"]
     said = runner.step("echo $DOCKER_HOST; test -S /var/run/docker.sock && echo socket").log
     assert said == "tcp://docker:2375\nsocket\n"
+    ask = "curl -fsS --retry 9 --retry-connrefused http://docker:2375/_ping && curl -fsS --unix-socket /var/run/docker.sock http://x/_ping"
+    assert runner.step(ask).log == "OKOK"
+    assert runner.action("toolbox", entrypoint="sh", arguments=f'-c "echo $DOCKER_HOST; {ask}"').log == "tcp://docker:2375\nOKOK"
     runner.cleanup()
+
+
+def test_docker_service_needs_a_job_container(runner: Runner, engine: Engine) -> None:
+    called = runner.prepare(None, [{"image": "docker:dind"}], check=False)
+    assert called.code != 0
+    assert "::error::service 'docker:dind' is not started" in called.log
+    assert engine.leftovers() == []

@@ -1,6 +1,8 @@
 """A GitHub job in its container: what the runner's calls come to."""
 
 import os
+import shutil
+import signal
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ import pytest
 
 from tests.support.engine import Engine, wait_until
 from tests.support.github_replay import Runner
+from tests.support.images import BUSYBOX
 
 
 @pytest.fixture
@@ -76,6 +79,45 @@ def test_process_that_a_step_leaves_is_there_for_the_next_one_and_ends_with_the_
     assert runner.step("(true &) ; sleep 0.3; ps -e -o stat= | grep -c Z || true").log == "0\n"
     assert runner.step("test /proc/1/root/etc/hostname -ef /etc/hostname; tr -d '\\0' < /proc/1/environ").log == "HOME=/root"
     runner.cleanup()
+    assert engine.leftovers() == []
+
+
+def test_cancelled_preparation_leaves_nothing(runner: Runner, engine: Engine) -> None:
+    check = "--health-cmd false --health-interval 60s"
+    service = {"image": "toolbox", "entryPoint": "sleep", "entryPointArgs": ["99"], "createOptions": check}
+    job, other = (runner.container(asked, system=[], environment={}) for asked in ({"image": "toolbox"}, service))
+    call = runner.start("prepare_job", {"container": job, "services": [other]})
+    assert call.process.stdout
+    for line in call.process.stdout:
+        if "to be healthy" in line:
+            break
+    call.process.send_signal(signal.SIGINT)
+    assert call.process.wait(7.5) == 130
+    runner.finish(call)
+    assert wait_until(lambda: engine.leftovers() == [])
+
+
+def test_whole_job(runner: Runner, engine: Engine) -> None:
+    """A container, two services, steps, an action with a Dockerfile, a step that is cancelled, and what runs after it."""
+    runner.prepare("toolbox", [_web(createOptions="--name web"), _web(createOptions="--name other", portMappings=["80"])])
+    dockerfile = runner.work / "_actions" / "o" / "a" / "v1" / "Dockerfile"
+    dockerfile.parent.mkdir(parents=True)
+    shutil.copy(BUSYBOX, dockerfile.parent / "busybox")
+    fetch = "wget -q -O - http://web/made-by-the-job.txt > by-the-action"
+    dockerfile.write_text(f'FROM scratch\nCOPY busybox /bin/sh\nENTRYPOINT ["sh", "-c", "{fetch}"]\n')
+    assert runner.step('echo "PATH_WAS=$PATH" >> "$GITHUB_ENV"; echo built > product').code == 0
+    assert runner.output("env").startswith("PATH_WAS=/usr/local/sbin")
+    assert runner.action(dockerfile=dockerfile).code == 1  # the service has no such file: wget's own word
+    assert (runner.workspace / "by-the-action").stat().st_uid == os.getuid()
+    call = runner.start("run_script_step", runner.script("touch started; sleep 60"))
+    assert wait_until((runner.workspace / "started").exists)
+    call.cancel()
+    assert runner.finish(call).code > 0
+    assert runner.step("cat product; echo post").log == "built\npost\n"
+    assert runner.action("toolbox", entrypoint="cat", arguments="product").log == "built\n"
+    log = runner.cleanup().log
+    assert [name for name in ("web", "other") if f"Log of service {name}" in log] == ["web", "other"]
+    assert "GET /made-by-the-job.txt" in log
     assert engine.leftovers() == []
 
 

@@ -67,10 +67,10 @@ class Runner:
         """Return the arguments of that call; the steps that follow are those of such a job."""
         self.has_container = container is not None
         asked = {"image": container} if isinstance(container, str) else container
-        job = None if asked is None else self._container(asked, system=self._job_mounts(), environment={"HOME": "/github/home"})
+        job = None if asked is None else self.container(asked, system=self._job_mounts(), environment={"HOME": "/github/home"})
         return {
             "container": job and {**job, "workingDirectory": "/__w/repo/repo"},
-            "services": [self._container(each, system=[], environment={}) for each in services],
+            "services": [self.container(each, system=[], environment={}) for each in services],
         }
 
     def step(
@@ -124,7 +124,7 @@ class Runner:
         files = {f"GITHUB_{key}": f"/github/file_commands/{os.path.basename(self._command_file(key))}" for key in ("ENV", "OUTPUT")}
         environment = {"HOME": "/github/home", "GITHUB_WORKSPACE": "/github/workspace", **files, **(env or {})}
         return {
-            **self._container({"image": image or None}, system=self._action_mounts(), environment=environment),
+            **self.container({"image": image or None}, system=self._action_mounts(), environment=environment),
             "dockerfile": str(dockerfile) if dockerfile else None,
             "entryPoint": entrypoint,
             "entryPointArgs": [word for word in arguments.split(" ") if word],
@@ -203,7 +203,8 @@ class Runner:
             assert isinstance(each["id"], str)
         self.context = context
 
-    def _container(self, asked: Mapping[str, Any], *, system: list[dict[str, Any]], environment: Mapping[str, str]) -> dict[str, Any]:
+    def container(self, asked: Mapping[str, Any], *, system: list[dict[str, Any]], environment: Mapping[str, str]) -> dict[str, Any]:
+        """Return a container object as the runner sends it, `asked` over its defaults."""
         return {
             "image": None, "dockerfile": None, "entryPointArgs": [], "entryPoint": None, "workingDirectory": None, "createOptions": None,
             "registry": None, "portMappings": [], "systemMountVolumes": system, "userMountVolumes": [], **asked,

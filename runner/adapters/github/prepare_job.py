@@ -42,7 +42,10 @@ def main(asked: message.Message, work: str, environ: Mapping[str, str]) -> tuple
             fetched[wanted.name] = containers.fetch(wanted, sources[wanted.name], around, environ, id_map, tenant=spec.build_user)
         return fetched[wanted.name]
 
-    facts = {**identity.facts(work, environ), "hosts": [list(entry) for entry in spec.extra_hosts]}
+    facts = {
+        **identity.facts(work, environ), "hosts": [list(entry) for entry in spec.extra_hosts],
+        "docker": dict(docker.environment(spec.docker, plan.job.spec)) if spec.docker and plan.job else {},
+    }  # fmt: skip
     current = prepare.prepare(spec, around, fetch=fetch, facts=facts)
     try:
         if plan.job and stay.is_possible(plan.job.spec):
@@ -82,7 +85,11 @@ def _plan(asked: message.Message, around: Surroundings, *, work: str, environ: M
     aliases = names.assign(wanted, [options.parse(each.options) for each in wanted], work=work)
     found, engines = [], []
     for number, (each, called) in enumerate(zip(wanted, aliases, strict=True)):
-        if docker.is_dind(each.image) and job:
+        if docker.is_dind(each.image):
+            if job is None:
+                raise errors.UserError(
+                    f"service {each.image!r} is not started: a Docker API is for jobs with a container", "give the job a `container:`"
+                )
             engines.append((number, each, called))
             continue
         one = containers.plan(each, around, name=f"service-{number}", work=work, aliases=called)

@@ -92,10 +92,12 @@ def _beside(current: JobState, wanted: Wanted, around: Surroundings, environ: Ma
     def inside() -> int:
         image, shared_id = _image(wanted, around, environ, current.build_user, tenant=tenant)
         hosts = tuple((str(name), str(ip)) for name, ip in current.facts.get("hosts", ()))
+        api: dict[str, str] = current.facts.get("docker", {})
+        asked = wanted.spec._replace(env=(*api.items(), *wanted.spec.env))
         return _reported(
             lambda: join.run(
-                current, wanted.spec, around, image=image, shared_id=shared_id, extra_hosts=hosts, parent_pid=own, stdin=_nothing(),
-                grace_s=GRACE_S,
+                current, asked, around, image=image, shared_id=shared_id, extra_hosts=hosts, parent_pid=own, stdin=_nothing(),
+                grace_s=GRACE_S, with_docker=bool(api),
             )
         )  # fmt: skip
 

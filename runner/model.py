@@ -145,14 +145,16 @@ class BuildUser(NamedTuple):
         isolated = self.isolated_map()
         return IdMap(beside(account.uid, isolated.uids), beside(account.gid, isolated.gids))
 
-    def shared_map(self, account: Account, *, container_id: int) -> IdMap:
-        """Map the one container id `container_id` (0…65535, else ValueError) to the account and all others to the slice."""
-        if not 0 <= container_id < IDS_PER_BUILD_USER:
-            raise ValueError(f"container id {container_id} is not one of 0 to {IDS_PER_BUILD_USER - 1}")
-        return IdMap(
-            _around(container_id, account.uid, self.uid_start),
-            _around(container_id, account.gid, self.gid_start),
-        )
+    def shared_map(self, account: Account, *, container_id: int, container_gid: int | None = None) -> IdMap:
+        """Map the one container id `container_id` (0…65535, else ValueError) to the account and all others to the slice.
+
+        `container_gid` is the group that is the account's, None the one of the same number.
+        """
+        group = container_id if container_gid is None else container_gid
+        for number in (container_id, group):
+            if not 0 <= number < IDS_PER_BUILD_USER:
+                raise ValueError(f"container id {number} is not one of 0 to {IDS_PER_BUILD_USER - 1}")
+        return IdMap(_around(container_id, account.uid, self.uid_start), _around(group, account.gid, self.gid_start))
 
 
 def _around(chosen: int, own: int, start: int) -> tuple[Extent, ...]:
@@ -265,6 +267,7 @@ class JobSpec(NamedTuple):
     publishes: bool = False  # ports of its containers may be published on the host (job.publish)
     shared_id: int | None = None  # container id that is the account (shared workspace); None: isolated
     marks: tuple[tuple[str, str], ...] = ()  # the keeper's environment, by which a CI agent finds what a job has left behind
+    shared_gid: int | None = None  # container group that is the account's; None: the one with the number of `shared_id`
     owner: tuple[int, int] = (0, 0)  # pid and start time of the process without which the job is an orphan; (0, 0): there is none
 
 

@@ -44,7 +44,9 @@ def prepare(spec: JobSpec, around: Surroundings, *, fetch: Fetch, facts: dict[st
         undo.add(lambda: files.remove_tree(store.job_lock(spec.key)))
         _sign(lock, spec.build_user)
         user = _lease(store, around.account, spec.build_user)
-        container_map = user.isolated_map() if spec.shared_id is None else user.shared_map(around.account, container_id=spec.shared_id)
+        container_map = user.isolated_map()
+        if spec.shared_id is not None:
+            container_map = user.shared_map(around.account, container_id=spec.shared_id, container_gid=spec.shared_gid)
         addresses = None if spec.network == "none" else network.addresses(around.settings.network.subnet)
         endpoint = _endpoint(spec, addresses)
         starting = keeper_start.start(

@@ -102,7 +102,8 @@ def _undo(wishes: Wishes, found: Machine, *, purge: bool) -> Iterator[Change]:
 def maps(account: Account, slices: tuple[tuple[int, int], ...], shared: IdMap) -> dict[str, IdMap]:
     """Return every view: the name of the map that containers have, and the map from ids on the disk to ids of the host.
 
-    For each build user the isolated map, and the shared-workspace maps where container id 0 or the account's own number is the account.
+    For each build user the isolated map, and the shared-workspace maps where container id 0 or the account's own number is the account,
+    and the one where its group's own number is its group as well, which Jenkins' `docker run -u UID:GID` means.
     """
     first = shared.uids[0].outside, shared.gids[0].outside
     found = {}
@@ -110,8 +111,10 @@ def maps(account: Account, slices: tuple[tuple[int, int], ...], shared: IdMap) -
         if slice_ == first:
             continue  # nobody's containers run with these
         user = BuildUser("", number, *slice_)
-        chosen = [0, account.uid] if account.uid < IDS_PER_BUILD_USER else [0]
-        for id_map in (user.isolated_map(), *(user.shared_map(account, container_id=number) for number in chosen)):
+        own = ((account.uid, account.uid), (account.uid, account.gid))
+        chosen = [(0, 0), *(pair for pair in own if max(pair) < IDS_PER_BUILD_USER)]
+        workspaces = (user.shared_map(account, container_id=uid, container_gid=gid) for uid, gid in chosen)
+        for id_map in (user.isolated_map(), *workspaces):
             found[layer_names.map_name(id_map)] = IdMap(
                 tuple(_from_disk(extent, first[0]) for extent in id_map.uids), tuple(_from_disk(extent, first[1]) for extent in id_map.gids)
             )

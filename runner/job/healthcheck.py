@@ -100,7 +100,7 @@ def _ask(name: str, check: Healthcheck) -> tuple[str, str]:
     with open(described, "w", encoding="utf-8") as file:
         file.write(plain_json.dumps(settings))
     try:
-        done = process.run(crun.exec_argv(f"{name}.0", described), check=False, timeout_s=check.timeout_s, limit_bytes=_LAST_WORDS)
+        done = process.run(crun.exec_argv(f"{name}.0", process=described), check=False, timeout_s=check.timeout_s, limit_bytes=_LAST_WORDS)
     except TimeoutError:
         return f"it did not end within {check.timeout_s:g} s", ""
     finally:

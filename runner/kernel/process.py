@@ -189,10 +189,11 @@ def _too_late() -> TimeoutError:
     return TimeoutError(errno.ETIMEDOUT, "program did not end in time")
 
 
-def run_leaving_children(argv: Sequence[str], *, output: int = -1) -> int:
+def run_leaving_children(argv: Sequence[str], *, output: int = -1, stdin: int = -1) -> int:
     """Run a program that leaves processes behind, in a session of its own, and return its exit code.
 
-    Its output, and theirs, goes to the descriptor `output` (-1: nowhere), never to a pipe that somebody waits for.
+    Its output, and theirs, goes to the descriptor `output` (-1: nowhere), never to a pipe that somebody waits for. It reads from the
+    descriptor `stdin` (-1: from nothing).
     """
     path = find(argv[0])
     syscalls.close_range(3, flags=syscalls.CLOSE_RANGE_CLOEXEC)  # what whoever started us left open is not for others
@@ -201,7 +202,8 @@ def run_leaving_children(argv: Sequence[str], *, output: int = -1) -> int:
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     out = output if output >= 0 else null
     try:
-        actions = [(os.POSIX_SPAWN_DUP2, null, 0), (os.POSIX_SPAWN_DUP2, out, 1), (os.POSIX_SPAWN_DUP2, out, 2)]
+        read = stdin if stdin >= 0 else null
+        actions = [(os.POSIX_SPAWN_DUP2, read, 0), (os.POSIX_SPAWN_DUP2, out, 1), (os.POSIX_SPAWN_DUP2, out, 2)]
         pid = os.posix_spawn(
             path, list(argv), minimal_env(), file_actions=actions, setsid=True, setsigmask=(), setsigdef=[signals.SIGPIPE, signals.SIGCHLD]
         )

@@ -36,9 +36,12 @@ def run_argv(bundle: str, container_id: str, *, detach: bool = False, preserve_f
     return _argv("run", *more, "--bundle", bundle, "--pid-file", f"{bundle}/pid", container_id, log=f"{bundle}/log")
 
 
-def exec_argv(container_id: str, process_file: str) -> list[str]:
-    """Return the command that runs one more process, which a file describes, in a container that runs."""
-    return _argv("exec", "--process", process_file, container_id)
+def exec_argv(container_id: str, *, process: str, log: str = "", detach: bool = False) -> list[str]:
+    """Return the command that runs one more process in a container that runs, as the file `process` describes it (config.md, "Process").
+
+    The file has the whole environment: with --env, crun 1.8.1 would drop the container's own. It ends with the process's exit code.
+    """
+    return _argv("exec", *(["--detach"] if detach else []), "--process", process, container_id, log=log)
 
 
 def delete_argv(container_id: str) -> list[str]:
@@ -78,12 +81,16 @@ class StartFailure(errors.UserError):
 def failure(bundle: str, argv: tuple[str, ...]) -> errors.RunnerError | None:
     """Return what crun logged as the reason why the container did not start, or None if it did start."""
     try:
-        with open(f"{bundle}/log", encoding="utf-8", errors="replace") as file:
-            lines = file.read(64 * 1024).splitlines()
+        with open(f"{bundle}/log", "rb") as file:
+            return failure_of(file.read(64 * 1024), argv)
     except FileNotFoundError:
         return None
+
+
+def failure_of(words: bytes, argv: tuple[str, ...]) -> errors.RunnerError | None:
+    """Return what crun's log means like `failure`."""
     messages = []
-    for line in lines:
+    for line in words.decode(errors="replace").splitlines():
         try:
             entry = plain_json.loads(line)
         except ValueError:

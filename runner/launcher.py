@@ -4,6 +4,8 @@
 found are written into the launcher instead, and beside it what the hot commands import.
 """
 
+from __future__ import annotations
+
 import os
 import sys
 import sysconfig
@@ -11,12 +13,16 @@ import sysconfig
 from runner import bundle
 from runner.kernel import process
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
 _TEMPLATE = """#!{python} -IS
 import sys
 sys.path += {paths!r}
 {start}
 from runner.__main__ import main
-main()
+{before}main()
 """
 
 # what the commands of every job import, in files of their own: half of what `run` needs a stage does not
@@ -28,6 +34,11 @@ _HOT = {
     "step": "runner.cli.step",
     "run": "runner.cli.run, runner.image.images, runner.job.assembly",
 }
+_DOCKER = (
+    "runner.cli.surroundings, runner.adapters.jenkins.docker_command, runner.adapters.jenkins.run, runner.adapters.jenkins.executing, "
+    "runner.adapters.jenkins.ending, runner.adapters.jenkins.inspecting, runner.adapters.jenkins.looking, runner.job.processes, "
+    "runner.image.images, runner.job.assembly"
+)
 _MAKE = """import sys
 sys.path += {paths!r}
 import runner.__main__, {hot}
@@ -39,19 +50,28 @@ sys.stdout.buffer.write(bundle.content(hot))
 
 def write(target: str, python: str) -> None:
     """Write an executable `target` that runs the dockless of this file with the interpreter `python`, and beside it its bundles."""
+    gitlab = '(".gitlab" if "run" in sys.argv else ".job")'
+    choice = f'".github" if "github" in sys.argv else {gitlab} if "gitlab" in sys.argv else ".step" if "step" in sys.argv else ".run"'
+    _write(target, python, _HOT, choice=choice, before="")
+
+
+def write_docker(target: str, python: str, arguments: Sequence[str]) -> None:
+    """Write an executable `target` like `write`, which is the command `docker`: its words come after `arguments` of dockless."""
+    _write(target, python, {"modules": _DOCKER}, choice='".modules"', before=f"sys.argv[1:1] = {list(arguments)!r}\n")
+
+
+def _write(target: str, python: str, hot: Mapping[str, str], *, choice: str, before: str) -> None:
     target = os.path.abspath(target)
     tree = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
     paths = list(dict.fromkeys((tree, sysconfig.get_path("purelib"), sysconfig.get_path("platlib"))))
-    for command, hot in _HOT.items():
+    for name, modules in hot.items():
         # code without the columns that tracebacks underline is loaded in less time
-        made = process.run([python, "-IS", "-X", "no_debug_ranges", "-c", _MAKE.format(paths=paths, hot=hot)])
-        with open(f"{target}.{command}", "wb") as bundled:
+        made = process.run([python, "-IS", "-X", "no_debug_ranges", "-c", _MAKE.format(paths=paths, hot=modules)])
+        with open(f"{target}.{name}", "wb") as bundled:
             bundled.write(made.stdout)
-    gitlab = '(".gitlab" if "run" in sys.argv else ".job")'
-    choice = f'".github" if "github" in sys.argv else {gitlab} if "gitlab" in sys.argv else ".step" if "step" in sys.argv else ".run"'
     start = bundle.START.format(path=f"{target!r} + ({choice})")
     with open(target, "w", encoding="utf-8") as file:
-        file.write(_TEMPLATE.format(python=python, paths=paths, start=start))
+        file.write(_TEMPLATE.format(python=python, paths=paths, start=start, before=before))
     os.chmod(target, 0o755)
 
 

@@ -159,6 +159,11 @@ def _dispatch(argv: list[str]) -> int:
             from runner.cli import step as cli_step
 
             return cli_step.main(argv[1:], os.environ)
+    if argv[:2] == ["jenkins", "docker"]:
+        from runner.adapters.jenkins import docker_command
+        from runner.cli import surroundings
+
+        return docker_command.main(argv[2:], os.environ, open_all=surroundings.open_all)
     gc.enable()
     verb = _gitlab_verb(argv)
     if verb:

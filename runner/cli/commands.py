@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import click
 
 from runner import __version__, errors
-from runner.cli import github, gitlab, run_options, show, step_options
+from runner.cli import github, gitlab, jenkins, run_options, show, step_options
 from runner.cli.group import Group
 from runner.cli.options import Option
 from runner.cli.surroundings import open_all
@@ -62,6 +62,7 @@ def dockless(config: str | None, state_dir: str | None, debug: bool) -> None:
 
 dockless.add_command(gitlab.group)
 dockless.add_command(github.group)
+dockless.add_command(jenkins.group)
 
 
 def _parameters(options: tuple[Option, ...]) -> list[click.Parameter]:

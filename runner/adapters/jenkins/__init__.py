@@ -1,0 +1,1 @@
+"""Jenkins: the docker command that Pipelines call."""

@@ -1,0 +1,126 @@
+"""Docker's containers as jobs: the id that `docker run` printed leads to the job's key, and the job's facts hold the rest."""
+
+from __future__ import annotations
+
+import os
+
+from runner import errors
+from runner.job import cleanup, detached, state
+from runner.job.detached import Main
+from runner.job.state import JobState
+from runner.record import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from runner.job.surroundings import Surroundings
+
+PREFIX = "docker-"
+FACT = "docker"  # its value is a Record's fields; other jobs' facts have no such key
+_SHORT = 12
+
+
+class Record(NamedTuple):
+    """What is known of a container besides its job's state."""
+
+    id: str  # 64 hex digits
+    name: str
+    part: str  # the name of the container in its job
+    image: str  # as it was asked for
+    image_id: str
+    hostname: str
+    created: float
+    mounts: tuple[tuple[str, str, bool], ...]  # source on the host, path inside, read only
+    labels: tuple[tuple[str, str], ...]
+    stop_signal: int
+    auto_remove: bool
+    main: Main
+
+
+class Container(NamedTuple):
+    """One container, and the job that it is."""
+
+    record: Record
+    job: JobState
+
+    def is_running(self) -> bool:
+        """Tell whether its first process runs."""
+        return detached.is_running(self.job, self.record.main)
+
+
+def new_id() -> str:
+    """Return an id for a new container."""
+    return os.urandom(32).hex()
+
+
+def key(container_id: str) -> str:
+    """Return the key of the job that a container is."""
+    return f"{PREFIX}{container_id[:_SHORT]}"
+
+
+def part(container_id: str) -> str:
+    """Return the name of the container in its job."""
+    return f"c{container_id[:_SHORT]}"
+
+
+def short(container_id: str) -> str:
+    """Return an id as people see it."""
+    return container_id[:_SHORT]
+
+
+def every(around: Surroundings) -> list[Container]:
+    """Return all containers, oldest first."""
+    found = [Container(record, job) for job, _ in state.every(around.store, prefix=PREFIX) if (record := _record(job))]
+    return sorted(found, key=lambda each: each.record.created)
+
+
+def find(around: Surroundings, text: str) -> Container | None:
+    """Return the container of an id, the beginning of one, or a name; None if there is none. UserError for a beginning of several."""
+    if _is_hex(text) and len(text) >= _SHORT:
+        job = state.load(around.store, key(text))
+        record = _record(job) if job else None
+        return Container(record, job) if job and record and record.id.startswith(text) else None
+    known = every(around)
+    named = [each for each in known if each.record.name == text.removeprefix("/")]
+    if named or not _is_hex(text):
+        return named[0] if named else None
+    begun = [each for each in known if each.record.id.startswith(text)]
+    if len(begun) > 1:
+        raise errors.UserError(f"there are several containers whose id begins with {text}")
+    return begun[0] if begun else None
+
+
+def get(around: Surroundings, text: str) -> Container:
+    """Return a container like `find`; UserError if there is none."""
+    found = find(around, text)
+    if found is None:
+        raise errors.UserError(f"no such container: {text[:80]}")
+    return found
+
+
+def remove(around: Surroundings, container: Container) -> None:
+    """End a container and remove all that is left of it. Idempotent."""
+    cleanup.cleanup(around.store, container.job.key, around.account)
+
+
+def fact(record: Record) -> dict[str, Any]:
+    """Return what a job's facts hold of a container."""
+    return {FACT: record._asdict()}
+
+
+def _record(job: JobState) -> Record | None:
+    """Read a container's record back; None for a job that is no container, or not yet."""
+    raw = job.facts.get(FACT)
+    if not isinstance(raw, dict):
+        return None
+    try:
+        mounts = tuple((source, target, read_only) for source, target, read_only in raw["mounts"])
+        labels = tuple((name, value) for name, value in raw["labels"])
+        return Record(**{**raw, "mounts": mounts, "labels": labels, "main": Main(*raw["main"])})
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _is_hex(text: str) -> bool:
+    return bool(text) and not text.strip("0123456789abcdef")

@@ -1,0 +1,322 @@
+"""`docker run`: a job of one container whose main process goes on by itself (-d), or a process in the foreground."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from runner import errors, quantities
+from runner.adapters.jenkins import containers, mounts, options
+from runner.adapters.jenkins.options import Grammar, Parsed
+from runner.job import cleanup, detached, oneoff, prepare, state
+from runner.job.detached import Adjustments, Main
+from runner.kernel import files, process, signals
+from runner.model import ContainerSpec, JobSpec, Limits
+from runner.record import NamedTuple
+from runner.sandbox import capabilities
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from runner.adapters.jenkins.shim import Shim
+    from runner.model import IdMap, Image, VolumeSpec
+
+_HOST = "it would join what belongs to this machine"
+_LATER = "containers of one network are not served by dockless; a sidecar is a job of its own"
+GRAMMAR = Grammar(
+    "run",
+    "-d --detach -t --tty -i --interactive --rm --init --read-only --no-healthcheck -u= --user= -w= --workdir= -v= --volume= --mount= "
+    "-e= --env= --env-file= --entrypoint= --network= --net= --name= --cpus= -m= --memory= --pids-limit= --shm-size= --tmpfs= "
+    "--group-add= --ulimit= --add-host= --dns= -h= --hostname= -l= --label= --pull= --platform= --cap-drop= --cap-add= "
+    "--security-opt= --stop-signal= --pid= --ipc= --uts= --userns= --cgroupns= --stop-timeout= --restart= -q --quiet",
+    {
+        "--privileged": "a privileged container would be the machine itself; jobs that want Docker get an API of their own from dockless",
+        "--device": "devices of this machine are not for containers",
+        "--volumes-from": "mounts of another container are not passed on; mount the workspace by its path",
+        "--link": _LATER,
+        "-p": "no port of this machine is opened for a container",
+        "--publish": "no port of this machine is opened for a container",
+        "-P": "no port of this machine is opened for a container",
+        "--publish-all": "no port of this machine is opened for a container",
+        "--gpus": "devices of this machine are not for containers",
+        "--cgroup-parent": _HOST,
+    },
+    mixed=False,
+)  # fmt: skip
+
+
+class Plan(NamedTuple):
+    """A container as a command line asks for it."""
+
+    container: ContainerSpec
+    shared: tuple[int, int] | None  # the container's ids that are the account's
+    adjustments: Adjustments
+    name: str
+    hostname: str
+    network: str
+    hosts: tuple[tuple[str, str], ...]
+    dns: tuple[str, ...]
+    labels: tuple[tuple[str, str], ...]
+    stop_signal: int
+    detach: bool
+    terminal: bool
+    interactive: bool
+    remove: bool
+
+
+def main(arguments: Sequence[str], shim: Shim) -> int:
+    """Run a container. Prints its id with -d, otherwise returns the exit code of its process. Raises RunnerErrors."""
+    parsed = GRAMMAR.parse(arguments)
+    if not parsed.words:
+        raise errors.UserError("docker run: no image is named")
+    container_id = containers.new_id()
+    plan = make_plan(parsed, shim, container_id=container_id)
+    if plan.name and containers.find(shim.around, plan.name):
+        raise errors.UserError(f"docker run: the name {plan.name!r} is in use by another container")
+    if plan.detach:
+        start(plan, shim, container_id)
+        print(container_id)
+        return 0
+    return _foreground(plan, shim)
+
+
+def make_plan(parsed: Parsed, shim: Shim, *, container_id: str) -> Plan:
+    """Return what a command line means. UserError for what is refused."""
+    _refuse_host(parsed)
+    image, command = parsed.words[0], parsed.words[1:]
+    volumes = mounts.parse((*parsed.every("volume"), *_bind_mounts(parsed.every("mount"))), shim.around, cwd=os.getcwd(), roots=shim.roots)
+    user = parsed.last("user")
+    hostname = parsed.last("hostname") or containers.short(container_id)
+    terminal, interactive = parsed.has("tty"), parsed.has("interactive")
+    container = ContainerSpec(
+        name=containers.part(container_id) if parsed.has("detach") else oneoff.CONTAINER,
+        image=image,
+        pull_policy=(_pull_policy(parsed.last("pull")),),
+        platform=parsed.last("platform"),
+        entrypoint=(parsed.last("entrypoint"),) if "entrypoint" in parsed.values else None,
+        command=command or None,
+        env=options.variables(parsed, shim.environ, verb="run"),
+        user=user,
+        working_dir=parsed.last("workdir"),
+        hostname=hostname,
+        volumes=volumes,
+        limits=_limits(parsed),
+        # cat as PID 1 would neither reap nor hear SIGTERM
+        init=parsed.has("init") or (parsed.has("detach") and terminal),
+    )
+    return Plan(
+        container=container,
+        shared=shared_ids(user, volumes, shim),
+        adjustments=_adjustments(parsed),
+        name=_checked_name(parsed.last("name")),
+        hostname=hostname,
+        network="none" if _network(parsed) == "none" else "default",
+        hosts=tuple(_host(text) for text in parsed.every("add-host")),
+        dns=parsed.every("dns"),
+        labels=tuple((name, value) for name, _, value in (text.partition("=") for text in parsed.every("label"))),
+        stop_signal=_stop_signal(parsed.last("stop-signal")),
+        detach=parsed.has("detach"),
+        terminal=terminal,
+        interactive=interactive,
+        remove=parsed.has("rm"),
+    )
+
+
+def shared_ids(user: str, volumes: tuple[VolumeSpec, ...], shim: Shim) -> tuple[int, int] | None:
+    """Return the container's user and group that have to be the account: those whose files the agent must be able to delete.
+
+    That is whom -u names by numbers. Without it, root where something of the host is mounted; a user given by name counts as root.
+    """
+    uid, _, gid = user.partition(":")
+    if _is_id(uid):
+        return int(uid), int(gid) if _is_id(gid) else int(uid)
+    if any(volume.kind == "bind" for volume in volumes):
+        return 0, 0
+    own = (shim.around.account.uid, shim.around.account.gid)
+    return own if max(own) < 65536 else None
+
+
+def _is_id(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= 5 and int(text) < 65536
+
+
+def _refuse_host(parsed: Parsed) -> None:
+    for option in ("pid", "ipc", "uts", "userns", "cgroupns", "network", "net"):
+        value = parsed.last(option)
+        if value == "host":
+            raise errors.UserError(f"docker run: --{option}=host is refused: {_HOST}")
+        if value.startswith("container:"):
+            raise errors.UserError(f"docker run: --{option}={value[:80]} is refused: {_LATER}")
+        if option not in ("network", "net") and value not in ("", "private", "shareable"):
+            raise errors.UserError(f"docker run: --{option}={value[:80]} is not served by dockless")
+    for value in parsed.every("cap-add"):
+        if f"CAP_{value.upper().removeprefix('CAP_')}" not in capabilities.DEFAULT:
+            raise errors.UserError(f"docker run: --cap-add={value[:80]} is refused: containers have docker's default capabilities, no more")
+    for value in parsed.every("security-opt"):
+        if not value.startswith("label"):
+            raise errors.UserError(f"docker run: --security-opt={value[:80]} is not served by dockless")
+    if parsed.last("restart", "no") != "no":
+        raise errors.UserError("docker run: --restart is not served by dockless: nothing runs that could start a container again")
+    _network(parsed)
+
+
+def _network(parsed: Parsed) -> str:
+    chosen = parsed.last("network") or parsed.last("net")
+    if chosen not in ("", "default", "bridge", "none"):
+        raise errors.UserError(f"docker run: --network={chosen[:80]} is refused: {_LATER}")
+    return chosen
+
+
+def _bind_mounts(texts: Sequence[str]) -> list[str]:
+    """Write each --mount type=bind or type=volume as -v has it."""
+    found = []
+    for text in texts:
+        fields = dict(field.partition("=")[::2] for field in text.split(","))
+        source = fields.get("source", fields.get("src", ""))
+        target = fields.get("target", fields.get("destination", fields.get("dst", "")))
+        read_only = any(fields.get(name, "false") in ("", "true", "1") for name in ("readonly", "ro"))
+        if fields.get("type", "volume") not in ("bind", "volume") or not target:
+            raise errors.UserError(f"docker run: --mount {text[:80]} is not served by dockless")
+        found.append(":".join([*([source] if source else []), target, *(["ro"] if read_only else [])]))
+    return found
+
+
+def _pull_policy(text: str) -> str:
+    policies = {"": "if-not-present", "missing": "if-not-present", "always": "always", "never": "never"}
+    if text not in policies:
+        raise errors.UserError(f"docker run: --pull={text[:80]} is none of always, missing and never")
+    return policies[text]
+
+
+def _checked_name(name: str) -> str:
+    plain = name.replace("_", "a").replace(".", "a").replace("-", "a")
+    if name and not (plain.isascii() and plain.isalnum() and name[0].isalnum() and 1 < len(name) <= 128):
+        raise errors.UserError(f"docker run: the name {name[:80]!r} cannot be used: letters, digits, dots, hyphens and underscores")
+    return name
+
+
+def _limits(parsed: Parsed) -> Limits:
+    try:
+        memory = parsed.last("memory")
+        cpus = parsed.last("cpus")
+        pids = parsed.last("pids-limit")
+        return Limits(
+            quantities.parse_size(memory) if memory else 0,
+            quantities.parse_cpus(cpus) if cpus else 0.0,
+            quantities.parse_count(pids) if pids not in ("", "-1", "0") else 0,
+        )
+    except ValueError as e:
+        raise errors.UserError(f"docker run: a limit cannot be used: {e}") from e
+
+
+def _adjustments(parsed: Parsed) -> Adjustments:
+    size = parsed.last("shm-size")
+    try:
+        shm_size = quantities.parse_size(size) if size else 0
+        groups = tuple(int(group) for group in parsed.every("group-add"))
+        rlimits = tuple(_rlimit(text) for text in parsed.every("ulimit"))
+    except ValueError as e:
+        raise errors.UserError(f"docker run: a value of --shm-size, --group-add or --ulimit cannot be used: {e}") from e
+    if any(not 0 <= group < 65536 for group in groups):
+        raise errors.UserError("docker run: --group-add takes numbers below 65536")
+    tmpfs = tuple((path, given) for path, _, given in (text.partition(":") for text in parsed.every("tmpfs")))
+    if any(not path.startswith("/") or "/.." in path for path, _ in tmpfs):
+        raise errors.UserError("docker run: --tmpfs needs an absolute path")
+    dropped = tuple(name if name == "ALL" else f"CAP_{name.removeprefix('CAP_')}" for name in map(str.upper, parsed.every("cap-drop")))
+    return Adjustments(tmpfs, shm_size, rlimits, groups, dropped, parsed.has("read-only"))
+
+
+def _rlimit(text: str) -> tuple[str, int, int]:
+    name, _, values = text.partition("=")
+    soft, _, hard = values.partition(":")
+    if not name.isalpha():
+        raise ValueError(f"{text!r} is not NAME=SOFT[:HARD]")
+    unlimited = 2**64 - 1
+    first, second = (unlimited if value == "-1" else int(value) for value in (soft, hard or soft))
+    return f"RLIMIT_{name.upper()}", first, second
+
+
+def _host(text: str) -> tuple[str, str]:
+    name, colon, address = text.partition(":" if ":" in text else "=")
+    is_plain = text.isprintable() and not any(character.isspace() or character == "#" for character in text)
+    if not (name and colon and address and is_plain) or address == "host-gateway":
+        raise errors.UserError(f"docker run: --add-host {text[:80]} is not served by dockless: write NAME:ADDRESS")
+    return name, address
+
+
+def _stop_signal(text: str) -> int:
+    from runner.adapters.jenkins import signal_names
+
+    return signal_names.number(text) if text else signals.SIGTERM
+
+
+def start(plan: Plan, shim: Shim, container_id: str) -> None:
+    """Make the job and start the container's process; all of it or nothing, also when this process is killed meanwhile."""
+    around = shim.around
+    if plan.dns:
+        around = around._replace(settings=around.settings._replace(network=around.settings.network._replace(dns=plan.dns)))
+    own = os.getpid()
+    spec = _job_spec(plan, shim, key=containers.key(container_id))._replace(owner=(own, process.start_time(own)))
+    images: list[Image] = []
+
+    def fetch(asked: ContainerSpec, id_map: IdMap) -> Image:
+        images.append(oneoff.fetch(asked, around, id_map))
+        return images[-1]
+
+    current = prepare.prepare(spec, around, fetch=fetch, facts={})
+    try:
+        files.make_directory(f"{around.store.job(current.key)}/logs")
+        log_path = around.store.job_log(current.key, plan.container.name)
+        begun = detached.start(
+            current, plan.container.name, log_path=log_path, endless_stdin=plan.terminal or plan.interactive, adjustments=plan.adjustments
+        )
+        record = _record(plan, container_id, begun, images[-1])
+        # until now the job was an orphan as soon as we ended
+        state.save(around.store, current._replace(owner=(0, 0), facts=containers.fact(record)))
+    except BaseException:
+        cleanup.cleanup(around.store, current.key, around.account)
+        raise
+
+
+def _job_spec(plan: Plan, shim: Shim, *, key: str) -> JobSpec:
+    return JobSpec(
+        key=key,
+        build_user=shim.build_user,
+        containers=(plan.container,),
+        network=plan.network,
+        extra_hosts=plan.hosts,
+        shared_id=plan.shared[0] if plan.shared else None,
+        shared_gid=plan.shared[1] if plan.shared else None,
+    )
+
+
+def _record(plan: Plan, container_id: str, begun: Main, image: Image) -> containers.Record:
+    return containers.Record(
+        id=container_id,
+        name=plan.name or f"c_{containers.short(container_id)}",
+        part=plan.container.name,
+        image=plan.container.image,
+        image_id=image.config_digest,
+        hostname=plan.hostname,
+        created=time.time(),
+        mounts=tuple((volume.source, volume.target, volume.read_only) for volume in plan.container.volumes),
+        labels=plan.labels,
+        stop_signal=plan.stop_signal,
+        auto_remove=plan.remove,
+        main=begun,
+    )
+
+
+def _foreground(plan: Plan, shim: Shim) -> int:
+    """Run the container's process in the foreground, then remove the container: what `docker run --rm` means."""
+    if plan.adjustments != Adjustments():
+        raise errors.UserError("docker run: --tmpfs, --shm-size, --ulimit, --group-add, --read-only and --cap-drop are served with -d only")
+    around = shim.around
+    if not plan.interactive:
+        os.dup2(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC), 0)
+    outcome = oneoff.run_job(
+        _job_spec(plan, shim, key=f"run-{os.getpid()}-{os.urandom(3).hex()}"), around,
+        fetch=lambda asked, id_map: oneoff.fetch(asked, around, id_map), terminal=plan.terminal and os.isatty(0),
+    )  # fmt: skip
+    return outcome.exit_code

@@ -51,7 +51,7 @@ def parse(header: str) -> tuple[Challenge, ...]:
 
 
 def token_url(challenge: Challenge, *, registry_url: str, repository: str) -> str:
-    """Return the URL to ask for a token to pull `repository`; UserError names a realm that may not be asked.
+    """Return the URL to ask for a token to pull `repository`, "" for one to do nothing; UserError names a realm that may not be asked.
 
     Only our own scope is asked for, whatever the challenge or the realm's query suggest.
     """
@@ -62,7 +62,8 @@ def token_url(challenge: Challenge, *, registry_url: str, repository: str) -> st
     query = [(name, value) for name, value in urllib.parse.parse_qsl(parts.query) if name not in own]
     if service := challenge.parameters.get("service", ""):
         query.append(("service", service))
-    query.append(("scope", scope(repository)))
+    if repository:
+        query.append(("scope", scope(repository)))
     return urllib.parse.urlunsplit((parts.scheme, parts.netloc, parts.path, urllib.parse.urlencode(query), ""))
 
 

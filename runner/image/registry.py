@@ -42,7 +42,7 @@ class Client:
                 self._endpoints.append(Endpoint(place.ref, name=name, url=place.url, http=http, keychain=keychain))
             http = Transport(ca_file=own.ca_file, patience=patience)
             opened.callback(http.close)
-            self._endpoints.append(Endpoint(ref, name=ref.registry, url=_base(ref.registry, own, http), http=http, keychain=keychain))
+            self._endpoints.append(Endpoint(ref, name=ref.registry, url=base_url(ref.registry, own, http), http=http, keychain=keychain))
             self._opened = opened.pop_all()
 
     def __enter__(self) -> "Client":
@@ -126,7 +126,7 @@ def _blob(endpoint: Endpoint, digest: str, offset: int) -> Iterator[Stream]:
         yield stream
 
 
-def _base(registry: str, own: config.Registry, http: Transport) -> str:
+def base_url(registry: str, own: config.Registry, http: Transport) -> str:
     """Return the URL of a registry: https, but http where configured, and on loopback where no TLS is spoken, as docker does."""
     host = _HOSTS.get(registry, registry)
     if own.plain_http:

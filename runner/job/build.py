@@ -48,6 +48,7 @@ class Request(NamedTuple):
     no_cache: bool = False
     pull: bool = False  # look for newer base images
     build_user: str = ""
+    labels: tuple[str, ...] = ()  # NAME=VALUE
 
 
 class Sources(NamedTuple):
@@ -175,6 +176,7 @@ def arguments(request: Request, found: Sources, *, with_logins: bool) -> tuple[s
     if request.target:
         options.append(f"--target={request.target}")
     options += [f"--build-arg={name}={value}" for name, value in request.build_args]
+    options += [f"--label={label}" for label in request.labels]
     options += [f"--secret=id={name},src={_SECRETS}/{number}" for number, (name, _) in enumerate(request.secrets)]
     if found.argument:
         options.append(f"--file={found.argument}")

@@ -42,6 +42,8 @@ def main(arguments: list[str], environ: Mapping[str, str], *, open_all: Callable
     verb, rest = (parsed.words[0], parsed.words[1:]) if parsed.words else ("", ())
     if verb in ("container", "image") and rest:  # docker container run … is docker run …
         verb, rest = ("images" if (verb, rest[0]) == ("image", "ls") else "ps" if rest[0] == "ls" else rest[0]), rest[1:]
+    if (verb, *rest[:1]) == ("buildx", "build"):
+        verb, rest = "build", rest[1:]
     try:
         if parsed.has("version"):
             print(f"Docker version {VERSION}, build dockless-{__version__}")
@@ -87,6 +89,14 @@ _VERBS = {
     "logs": "looking.logs",
     "port": "looking.port",
     "version": "looking.version",
+    "images": "imaging.images",
+    "pull": "imaging.pull",
+    "tag": "imaging.tag",
+    "rmi": "imaging.rmi",
+    "push": "imaging.push",
+    "build": "building.main",
+    "login": "logins.login",
+    "logout": "logins.logout",
 }
 
 

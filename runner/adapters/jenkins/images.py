@@ -27,3 +27,14 @@ def find(around: Surroundings, text: str) -> tuple[str, Image] | None:
     return next(
         ((name, image) for name, image in stored.all(around.store) if image.config_digest.removeprefix("sha256:").startswith(digits)), None
     )
+
+
+def name_for(text: str) -> str:
+    """Return the name under which an image is recorded; UserError, in one line, for what nobody can give as a name."""
+    try:
+        name = reference.canonical(text)
+        if name != stored.TOOLBOX and not reference.local_kind(name) and not reference.parse(name).digest:
+            return name
+    except errors.UserError as e:
+        raise errors.UserError(e.message) from e
+    raise errors.UserError(f"an image cannot be named {text[:200]!r}")

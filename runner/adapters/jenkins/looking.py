@@ -36,7 +36,7 @@ def top(arguments: Sequence[str], shim: Shim) -> int:
 
     found = processes.look(container.job, container.record.main.pid)
     rows = [[_COLUMNS[name][0] for name in names], *([_COLUMNS[name][1](process) for name in names] for process in found)]
-    sys.stdout.write(_table(rows))
+    sys.stdout.write(table(rows))
     return 0
 
 
@@ -112,7 +112,7 @@ def ps(arguments: Sequence[str], shim: Shim) -> int:
         "ID": "CONTAINER ID", "Image": "IMAGE", "Command": "COMMAND", "RunningFor": "CREATED", "Status": "STATUS", "Ports": "PORTS",
         "Names": "NAMES",
     }  # fmt: skip
-    sys.stdout.write(_table([list(heads.values()), *([str(row[name]) for name in heads] for row in found)]))
+    sys.stdout.write(table([list(heads.values()), *([str(row[name]) for name in heads] for row in found)]))
     return 0
 
 
@@ -158,7 +158,7 @@ def _age(seconds: float) -> str:
     return f"{int(seconds)} seconds"
 
 
-def _table(rows: list[list[str]]) -> str:
+def table(rows: list[list[str]]) -> str:
     """Align columns as docker does: each as wide as its widest cell, the last one as it is."""
     widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
     return "".join("   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() + "\n" for row in rows)

@@ -10,7 +10,7 @@ import os
 import time
 
 from runner import errors, log, paths
-from runner.job import keeper, step
+from runner.job import keeper
 from runner.job.state import ContainerState, JobState
 from runner.kernel import files, plain_json, process, signals, syscalls
 from runner.record import NamedTuple
@@ -58,7 +58,8 @@ def start(current: JobState, name: str, *, log_path: str, endless_stdin: bool, a
     Raises crun.StartFailure for a program that cannot be started, and RunnerErrors.
     """
     container = current.container(name)
-    log_fd = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    # crun makes it the container user's own where it can, and we have to read it; nobody else gets into the directory
+    log_fd = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
     procs = _open_group(container)
     try:
         answer = keeper.call(current.keeper, lambda: _start(container, log_fd, procs, endless_stdin, adjustments))
@@ -77,6 +78,8 @@ def _open_group(container: ContainerState) -> int:
 
 
 def _start(container: ContainerState, log_fd: int, procs: int, endless_stdin: bool, adjustments: Adjustments) -> tuple[object, ...]:
+    from runner.job import step  # whoever made the job has loaded it, and docker exec does not need it
+
     if procs >= 0:
         os.write(procs, b"0")
     base = f"{paths.RUN}/c/{container.name}/base.json"

@@ -1,6 +1,7 @@
 """The docker command of Jenkins Pipelines: what docker-workflow and durable-task ask of it, in their own words."""
 
 import os
+import pwd
 import signal
 import subprocess
 import time
@@ -218,6 +219,117 @@ def test_run_that_is_killed_leaves_a_container_or_nothing(agent: Agent, after_s:
         agent.answer("rm", "-f", container)
     assert agent.engine.run("gc").code == 0
     assert wait_until(lambda: agent.engine.leftovers() == [], 20), agent.engine.leftovers()
+
+
+def test_sidecar_of_with_run_is_started_looked_at_and_removed(agent: Agent) -> None:
+    begun = agent.sh("docker run -d --name side -l of=test toolbox sh -c 'echo ready; echo bad >&2; exec sleep 600'")
+    assert begun.code == 0, begun
+    container = begun.out.strip()
+    assert len(container) == 64
+    assert wait_until(lambda: agent.answer("logs", container) == "ready\nbad\n", 20)
+    assert agent.answer("logs", "--tail", "1", "side") == "bad\n"
+    assert agent.answer("ps", "-q") == f"{container[:12]}\n"
+    assert agent.answer("ps", "--filter", "label=of=test", "--format", "{{.Names}} {{.Image}}") == "side toolbox\n"
+    assert agent.docker("run", "-d", "--name", "side", "toolbox", "true").code == 125
+    ended = agent.sh('docker stop "$JD_ID" && docker rm -f --volumes "$JD_ID"', {"JD_ID": container})
+    assert ended.code == 0, ended
+    assert agent.answer("ps", "-a", "-q") == ""
+
+
+def test_options_of_run_reach_the_container(agent: Agent) -> None:
+    script = (
+        "echo $(id -G); ulimit -n; ulimit -Hn; df -k /scratch | tail -1 | tr -s ' ' | cut -d' ' -f2; grep CapBnd /proc/self/status;"
+        "touch /new 2>/dev/null || echo read-only; df -k /dev/shm | tail -1 | tr -s ' ' | cut -d' ' -f2; grep other /etc/hosts"
+    )
+    options = (
+        "--tmpfs", "/scratch:size=1m", "--shm-size", "8m", "--ulimit", "nofile=100:200", "--group-add", "2000", "--cap-drop", "all",
+        "--read-only", "--add-host", "other:10.1.2.3", "--rm=false", "--dns", "10.1.2.4",
+    )  # fmt: skip
+    container = agent.answer("run", "-d", *options, "toolbox", "sh", "-c", f"{script}; exec sleep 600").strip()
+    expected = "0 2000\n100\n200\n1024\nCapBnd:\t0000000000000000\nread-only\n8192\n10.1.2.3\tother\n"
+    assert wait_until(lambda: agent.answer("logs", container) == expected, 20), agent.answer("logs", container)
+    assert agent.answer("exec", container, "sh", "-c", "ulimit -n; id -G; cat /etc/resolv.conf") == "100\n0 2000\nnameserver 10.1.2.4\n"
+    agent.answer("rm", "-f", container)
+
+
+def test_run_in_the_foreground_passes_output_and_code(agent: Agent) -> None:
+    assert agent.docker("run", "--rm", "toolbox", "sh", "-c", "echo out; exit 9")[:2] == (9, "out\n")
+    assert agent.docker("run", "--rm", "-i", "toolbox", "cat", stdin="in").out == "in"
+    assert agent.docker("run", "--rm", "toolbox", "cat", stdin="in").out == ""
+    assert agent.docker("run", "--rm", "--entrypoint", "", "toolbox", "echo", "x").out == "x\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["run", "--privileged", "-d", "toolbox", "cat"], 125, "--privileged is refused"),
+        (["run", "-d", "--pid=host", "toolbox", "cat"], 125, "--pid=host is refused"),
+        (["run", "-d", "--net", "host", "toolbox", "cat"], 125, "--net=host is refused"),
+        (["run", "-d", "--ipc=host", "toolbox", "cat"], 125, "--ipc=host is refused"),
+        (["run", "-d", "--device", "/dev/kvm", "toolbox", "cat"], 125, "--device is refused"),
+        (["run", "-d", "--cap-add", "SYS_ADMIN", "toolbox", "cat"], 125, "--cap-add=SYS_ADMIN is refused"),
+        (["run", "-d", "--security-opt", "seccomp=unconfined", "toolbox", "cat"], 125, "--security-opt=seccomp=unconfined"),
+        (["run", "-d", "-v", "/var/run/docker.sock:/var/run/docker.sock", "toolbox", "cat"], 125, "sockets"),
+        (["run", "-d", "-v", "/:/host", "toolbox", "cat"], 125, "the host's root"),
+        (["run", "-d", "-v", "/etc:/x", "toolbox", "cat"], 125, "the host's configuration"),
+        (["run", "-d", "-v", "/usr/share:/x", "toolbox", "cat"], 125, "does not belong to the agent's account"),
+        (["run", "-d", "--volumes-from", "x", "toolbox", "cat"], 125, "--volumes-from is refused"),
+        (["run", "-d", "--what", "toolbox", "cat"], 125, "option --what is not served"),
+        (["run", "-d"], 125, "no image is named"),
+        (["run", "-d", "toolbox", "no-such-program"], 127, "no-such-program: program not found"),
+        (["commit", "x"], 1, "docker commit is not served by dockless"),
+        (["-H", "tcp://other:2375", "ps"], 1, "-H is refused"),
+        (["exec", "0123456789abcdef", "true"], 1, "no such container: 0123456789abcdef"),
+        (["top", "nobody"], 1, "no such container: nobody"),
+        (["stop", "nobody"], 1, "no such container: nobody"),
+    ],
+)
+def test_what_is_not_served_says_so_in_one_line(agent: Agent, arguments: list[str], code: int, words: str) -> None:
+    result = agent.docker(*arguments)
+    assert (result.code, result.out) == (code, "")
+    assert words in result.err
+    assert len([line for line in result.err.splitlines() if not line.startswith("(")]) == 1
+    assert agent.answer("ps", "-aq") == ""
+
+
+def test_another_machines_docker_is_never_run_here_instead(agent: Agent) -> None:
+    environ = {"DOCKER_HOST": "tcp://other:2376", "DOCKER_TLS_VERIFY": "1"}
+    result = agent.docker("run", "-d", "toolbox", "cat", env=environ)
+    assert result.code == 125
+    assert "DOCKER_HOST is tcp://other:2376" in result.err
+    assert len(result.err.splitlines()) == 1
+    assert agent.docker("-v", env=environ).code == 0
+    assert agent.answer("ps", "-aq") == ""
+
+
+def test_caches_are_made_in_the_agents_home_and_secrets_are_not_shown(agent: Agent) -> None:
+    home = Path(pwd.getpwuid(os.getuid()).pw_dir)
+    assert agent.docker("run", "-d", "-v", f"{home}/.ssh:/x", "toolbox", "cat").code == 125
+    assert agent.docker("run", "-d", "-v", f"{home}/.config/new/deep:/x", "toolbox", "cat").code == 125
+    assert not (home / ".config" / "new").exists()
+    cache = agent.workspace.parent / "cache" / "of-maven"
+    container = agent.inside("toolbox", "-v", f"{cache}:/cache")
+    agent.answer("exec", container, "touch", "/cache/found")
+    assert (cache / "found").exists()
+    agent.end(container)
+
+
+def test_roots_of_the_installation_are_the_only_mounts(engine: Engine, tmp_path: Path) -> None:
+    agent = install(engine, tmp_path, "--root", str(tmp_path))
+    (tmp_path.parent / f"{tmp_path.name}-other").mkdir()
+    result = agent.docker("run", "-d", "-v", f"{tmp_path}-other:/x", "toolbox", "cat")
+    assert result.code == 125
+    assert "is not one of the directories that install-docker-shim was given" in result.err
+    agent.end(agent.inside("toolbox"))
+
+
+def test_installing_replaces_only_a_docker_of_ours(engine: Engine, tmp_path: Path) -> None:
+    agent = install(engine, tmp_path)
+    assert engine.run("jenkins", "install-docker-shim", str(tmp_path / "bin")).code == 0
+    agent.program.write_text("#!/bin/sh\n")
+    result = engine.run("jenkins", "install-docker-shim", str(tmp_path / "bin"))
+    assert result.code == 1
+    assert "is there already and is not dockless's" in result.err
 
 
 def test_keeper_that_was_killed_is_a_container_that_does_not_run(agent: Agent) -> None:

@@ -47,6 +47,20 @@ def test_run_with_a_network_loads_nothing_slow_either(tmp_path: Path) -> None:
     assert imports.slow(modules) == set()
 
 
+def test_docker_exec_and_run_load_nothing_slow(tmp_path: Path) -> None:
+    modules, words = run(["jenkins", "docker", "--", "run", "-d", "--network", "none", "-t", "toolbox", "cat"], tmp_path)
+    container = next(line for line in words.splitlines() if len(line) == 64)
+    assert "runner.job.detached" in modules
+    assert imports.slow(modules) == set()
+    modules, words = run(["jenkins", "docker", "--", "exec", "--env", "A=1", container, "sh", "-c", "echo ran $A"], tmp_path)
+    assert "ran 1" in words
+    assert imports.slow(modules, stage=True) == set()
+    for verb in (["stop", "--time=1"], ["rm", "-f"]):
+        modules, words = run(["jenkins", "docker", "--", *verb, container], tmp_path)
+        assert container in words
+        assert imports.slow(modules) == set()
+
+
 @pytest.mark.parametrize(
     "module",
     [

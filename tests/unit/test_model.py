@@ -22,6 +22,14 @@ def test_shared_map_puts_the_account_in_the_place_of_one_id() -> None:
     assert USER.shared_map(ACCOUNT, container_id=7).uids == (Extent(0, 200000, 7), Extent(7, 1000, 1), Extent(8, 200008, 65528))
 
 
+def test_shared_map_can_have_the_accounts_group_at_another_number() -> None:
+    found = USER.shared_map(ACCOUNT, container_id=7, container_gid=9)
+    assert found.uids == USER.shared_map(ACCOUNT, container_id=7).uids
+    assert found.gids == USER.shared_map(ACCOUNT, container_id=9).gids
+    with pytest.raises(ValueError, match="container id"):
+        USER.shared_map(ACCOUNT, container_id=7, container_gid=65536)
+
+
 @pytest.mark.parametrize("container_id", [-1, 65536, 2**32])
 def test_shared_map_refuses_ids_that_containers_do_not_have(container_id: int) -> None:
     with pytest.raises(ValueError, match="container id"):

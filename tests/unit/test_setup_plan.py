@@ -74,10 +74,11 @@ def test_each_build_user_has_a_view_for_each_map_and_the_owner_of_the_layers_has
         for user in users[1:]
         for id_map in (
             user.isolated_map(), user.shared_map(ACCOUNT, container_id=0), user.shared_map(ACCOUNT, container_id=ACCOUNT.uid),
+            user.shared_map(ACCOUNT, container_id=ACCOUNT.uid, container_gid=ACCOUNT.gid),
         )
     }  # fmt: skip
     assert set(views) == expected
-    assert len(expected) == 6
+    assert len(expected) == 8
 
 
 def test_view_turns_ids_on_the_disk_into_those_that_the_container_has_outside() -> None:

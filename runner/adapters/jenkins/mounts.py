@@ -28,12 +28,16 @@ def parse(texts: Iterable[str], around: Surroundings, *, cwd: str, roots: tuple[
     """
     found: dict[str, VolumeSpec] = {}
     for text in texts:
-        source = mounts.split(text)[0]
-        if mounts.is_host_path(source):
-            place = os.path.join(cwd, source)
-            if not os.path.lexists(place):
-                _make(place, text, around, roots=roots)
-        volume = mounts.parse(text, state_dir=around.store.root, cwd=cwd)
+        try:
+            source = mounts.split(text)[0]
+            if mounts.is_host_path(source):
+                place = os.path.join(cwd, source)
+                if not os.path.lexists(place):
+                    _make(place, text, around, roots=roots)
+            volume = mounts.parse(text, state_dir=around.store.root, cwd=cwd)
+        except errors.UserError as e:
+            e.hint = ""  # one line is what a log has room for
+            raise
         if volume.kind == "bind":
             reason = refusal(volume.source, uid=around.account.uid, home=around.account.home, roots=roots)
             if reason:
@@ -45,14 +49,16 @@ def parse(texts: Iterable[str], around: Surroundings, *, cwd: str, roots: tuple[
 
 
 def _make(place: str, text: str, around: Surroundings, *, roots: tuple[str, ...]) -> None:
+    wanted, home = os.path.realpath(place), os.path.realpath(around.account.home)
+    reason = mounts.refusal(wanted, state_dir=os.path.realpath(around.store.root)) or _secret(wanted, home=home)
+    if reason:
+        raise _bad(text, reason)
     parent = os.path.dirname(os.path.normpath(place))
     while not os.path.isdir(parent) and parent != "/":
         parent = os.path.dirname(parent)
     real = os.path.realpath(parent)
-    home = os.path.realpath(around.account.home)
-    reason = mounts.refusal(real, state_dir=os.path.realpath(around.store.root))
     # the home itself may not be shown, but a new cache may be made in it
-    if reason or (real != home and refusal(real, uid=around.account.uid, home=home, roots=roots)):
+    if real != home and refusal(real, uid=around.account.uid, home=home, roots=roots):
         raise _bad(text, f"{place} on the host does not exist, and is not in a directory of the agent's own")
     try:
         os.makedirs(place, 0o755, exist_ok=True)
@@ -63,14 +69,20 @@ def _make(place: str, text: str, around: Surroundings, *, roots: tuple[str, ...]
 def refusal(real: str, *, uid: int, home: str, roots: tuple[str, ...]) -> str:
     """Return why a real path of the host may not be shown, "" if it may."""
     home = os.path.realpath(home)
-    if any(mounts.is_within(real, f"{home}/{name}") for name in _SECRET):
-        return f"{real} holds secrets of the agent's account"
+    secret = _secret(real, home=home)
+    if secret:
+        return secret
     if mounts.is_within(home, real):
         return f"the home of the agent's account ({home}) would be open to the container"
     if roots:
         allowed = any(mounts.is_within(real, os.path.realpath(root)) for root in roots)
         return "" if allowed else f"{real} is not one of the directories that install-docker-shim was given: {', '.join(roots)}"
     return "" if os.stat(real).st_uid == uid else f"{real} does not belong to the agent's account"
+
+
+def _secret(real: str, *, home: str) -> str:
+    is_secret = any(mounts.is_within(real, f"{home}/{name}") for name in _SECRET)
+    return f"{real} holds secrets of the agent's account" if is_secret else ""
 
 
 def _bad(text: str, reason: str) -> errors.UserError:

@@ -86,7 +86,7 @@ class Grammar(NamedTuple):
         elif not has_value:
             value = "true"
         elif not wants_value and value not in ("true", "false"):
-            raise errors.UserError(f"docker {self.verb}: option {name} takes no value")
+            raise errors.UserError(f"{self._command()}: option {name} takes no value")
         values.setdefault(long, []).append(value)
 
     def _take_short(self, word: str, rest: list[str], names: Mapping[str, tuple[str, bool]], values: dict[str, list[str]]) -> None:
@@ -99,16 +99,19 @@ class Grammar(NamedTuple):
                 return
             values.setdefault(long, []).append("true")
 
+    def _command(self) -> str:
+        return f"docker {self.verb}".rstrip()
+
     def _find(self, name: str, names: Mapping[str, tuple[str, bool]]) -> tuple[str, bool]:
         if name in self.refused:
-            raise errors.UserError(f"docker {self.verb}: {name} is refused: {self.refused[name]}")
+            raise errors.UserError(f"{self._command()}: {name} is refused: {self.refused[name]}")
         if name not in names:
-            raise errors.UserError(f"docker {self.verb}: option {name[:60]} is not served by dockless")
+            raise errors.UserError(f"{self._command()}: option {name[:60]} is not served by dockless")
         return names[name]
 
     def _next(self, name: str, rest: list[str]) -> str:
         if not rest:
-            raise errors.UserError(f"docker {self.verb}: option {name} needs a value")
+            raise errors.UserError(f"{self._command()}: option {name} needs a value")
         return rest.pop(0)
 
 

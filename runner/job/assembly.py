@@ -16,7 +16,7 @@ from runner.job.endpoint import JOB, Endpoint
 from runner.job.state import ContainerState, JobState
 from runner.kernel import files, locks, userns
 from runner.model import Volume, VolumeSpec
-from runner.sandbox import build_users, uplink
+from runner.sandbox import build_users, network, uplink
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from runner.job.surroundings import Surroundings
     from runner.job.undo import Undo
     from runner.model import Account, BuildUser, ContainerSpec, DockerSpec, IdMap, Image, JobSpec
-    from runner.sandbox import network
 
     Fetch = Callable[[ContainerSpec, IdMap], Image]
 
@@ -88,16 +87,61 @@ def _claim_slot(store: paths.Store, account: Account, spec: JobSpec, user: Build
         files.make_directory(store.job(spec.key))
         claimed = JobState(
             key=spec.key, build_user=user, slot=slot, shared_id=spec.shared_id, keeper=state.NO_KEEPER,
-            containers={}, facts=facts, cgroup="", created=time.time(), owner=spec.owner,
+            containers={}, facts=facts, cgroup="", created=time.time(), owner=spec.owner, shared_gid=spec.shared_gid,
         )  # fmt: skip
         state.save(store, claimed)
-    everybody = (*spec.containers, *spec.services, *((spec.docker.container,) if spec.docker else ()))
-    for path in sorted({_kept(store, claimed, wish) for asked in everybody for wish in asked.volumes} - {""}):
-        furnish.make_parents(path)
-        last_use.mark(path)
+    _note_use(store, claimed, (*spec.containers, *spec.services, *((spec.docker.container,) if spec.docker else ())))
     for name in ("containers", *(("logs",) if spec.services or spec.docker else ())):  # "volumes" comes with the first one
         files.make_directory(f"{store.job(spec.key)}/{name}")
     return claimed
+
+
+def _note_use(store: paths.Store, current: JobState, asked: Sequence[ContainerSpec]) -> None:
+    """Write down that volumes which outlive the job are used now."""
+    for path in sorted({_kept(store, current, wish) for each in asked for wish in each.volumes} - {""}):
+        furnish.make_parents(path)
+        last_use.mark(path)
+
+
+def add(
+    current: JobState,
+    asked: ContainerSpec,
+    around: Surroundings,
+    *,
+    names: tuple[str, ...],
+    extra_hosts: tuple[tuple[str, str], ...],
+    fetch: Fetch,
+) -> JobState:
+    """Furnish one more container of a job that stands, in the network of its own containers, which has `names` in it.
+
+    Returns the new state. The caller holds the job's lock. Not taken back when it fails: it ends with the job. Raises RunnerErrors.
+    """
+    if any(asked.limits):
+        raise errors.UserError("a container that shares another one's network cannot have limits of its own")
+    store, user = around.store, current.build_user
+    _note_use(store, current, [asked])
+    container_map = user.isolated_map()
+    if current.shared_id is not None:
+        container_map = user.shared_map(around.account, container_id=current.shared_id, container_gid=current.shared_gid)
+    found = _Images(store, current, container_map, fetch)
+    image = found.get(asked)
+    lowers = found.layers_of(image)
+    first = next(container for container in current.containers.values() if container.endpoint == JOB)
+    endpoint = Endpoint(JOB, 0, asked.hostname, first.ip, names)
+    addresses = network.addresses(around.settings.network.subnet) if first.ip else None
+    plan = furnish.Plan(
+        containers=(_container(store, found.state, asked, image, lowers, endpoint),),
+        endpoints=(endpoint,),
+        addresses=addresses,
+        mtu=around.mtu(),
+        resolv_conf=uplink.resolv_conf(addresses, around.settings.network.dns) if addresses else "",
+        extra_hosts=extra_hosts,
+        inner_map=userns.relative(container_map, user.keeper_map(around.account)),
+        filters=store.seccomp,
+    )
+    users = keeper.call(current.keeper, lambda: furnish.add(plan))
+    added = _record(found.state, plan, users)
+    return added._replace(containers={**current.containers, **added.containers})
 
 
 class _Images:

@@ -93,12 +93,12 @@ def join(plan: Plan) -> None:
     inhabitant.finish()
 
 
-def add(plan: Plan) -> None:
-    """Furnish further containers of a job that stands, in endpoints that it has. Raises RunnerErrors."""
+def add(plan: Plan) -> dict[str, list[int]]:
+    """Furnish further containers of a job that stands, in endpoints that it has; return their users like `run`. Raises RunnerErrors."""
     owner = (rootfs.owner_of_root(plan.inner_map.uids), rootfs.owner_of_root(plan.inner_map.gids))
     for path in dict.fromkeys(path for container in plan.containers for path in container.made_volumes):
         make_volume(path, owner=owner)
-    _furnish_containers(plan, owner=owner)
+    return _furnish_containers(plan, owner=owner)
 
 
 def _furnish_containers(plan: Plan, *, owner: tuple[int, int], user_namespace: str = paths.USER_NAMESPACE) -> dict[str, list[int]]:

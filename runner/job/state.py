@@ -52,6 +52,7 @@ class JobState(NamedTuple):
     created: float  # seconds since the epoch
     owner: tuple[int, int] = (0, 0)  # as in JobSpec
     layers: tuple[str, ...] = ()  # "map/name" of all that its containers use, which the collector leaves alone
+    shared_gid: int | None = None  # as in JobSpec
 
     def container(self, name: str) -> ContainerState:
         """Return a container's record; Bug if the job has none of that name."""
@@ -118,6 +119,7 @@ def _decode(value: dict[str, Any]) -> JobState:
         created=value["created"],
         owner=(value["owner"][0], value["owner"][1]),
         layers=tuple(value["layers"]),
+        shared_gid=value.get("shared_gid"),
     )
 
 

@@ -236,6 +236,40 @@ def test_sidecar_of_with_run_is_started_looked_at_and_removed(agent: Agent) -> N
     assert agent.answer("ps", "-a", "-q") == ""
 
 
+def test_linked_container_reaches_its_sidecar_by_name_and_outlives_nothing(agent: Agent) -> None:
+    server = "while :; do echo pong | busybox nc -l -p 7000; done"
+    sidecar = agent.sh(f"docker run -d --name base -e SECRET=s toolbox sh -c '{server}'").out.strip()
+    container = agent.inside("toolbox", "--link", f"{sidecar}:db")
+    ask = "for i in 1 2 3 4 5 6 7 8 9; do busybox nc db 7000 && exit 0; sleep 1; done; exit 1"
+    assert agent.answer("exec", container, "sh", "-c", ask) == "pong\n"
+    assert agent.answer("exec", container, "sh", "-c", ask.replace("db", "base")) == "pong\n"
+    assert agent.answer("exec", container, "sh", "-c", "echo $SECRET; touch made; hostname") == f"\n{sidecar[:12]}\n"
+    assert (agent.workspace / "made").stat().st_uid == os.getuid()
+    assert "nc -l" not in agent.answer("top", container, "-eo", "pid,args")  # processes are each container's own
+    assert sorted(agent.answer("ps", "-q", "--no-trunc").split()) == sorted([sidecar, container])
+    assert agent.answer("inspect", "-f", "{{.Id}}", container[:6]) == f"{container}\n"
+    agent.end(container)
+    assert agent.answer("ps", "-q", "--no-trunc").split() == [sidecar]
+    assert agent.answer("exec", sidecar, "echo", "still") == "still\n"
+    second = agent.inside("toolbox", "--network", f"container:{sidecar}")
+    agent.end(sidecar)
+    assert agent.answer("exec", second, "echo", "still") == "still\n"
+    agent.end(second)
+
+
+def test_link_that_cannot_be_made_says_why(agent: Agent) -> None:
+    first, second = (agent.answer("run", "-d", "toolbox", "sleep", "600").strip() for _ in range(2))
+    result = agent.docker("run", "-d", "--link", first, "--link", second, "toolbox", "cat")
+    assert (result.code, len(result.err.splitlines())) == (125, 1)
+    assert "start the second of them with --link to the first" in result.err
+    result = agent.docker("run", "-d", "-u", "0:0", "--link", first, "toolbox", "cat")
+    assert "give both the same -u UID:GID" in result.err
+    assert "no such container: nobody" in agent.docker("run", "-d", "--link", "nobody:x", "toolbox", "cat").err
+    assert agent.docker("run", "-d", "--link", first, "toolbox", "no-such-program").code == 127
+    for container in agent.answer("ps", "-aq").split():
+        agent.answer("rm", "-f", container)
+
+
 def test_options_of_run_reach_the_container(agent: Agent) -> None:
     script = (
         "echo $(id -G); ulimit -n; ulimit -Hn; df -k /scratch | tail -1 | tr -s ' ' | cut -d' ' -f2; grep CapBnd /proc/self/status;"

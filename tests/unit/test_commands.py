@@ -13,8 +13,8 @@ from runner.cli import commands, options, run_options, show, step_options
 from tests.support.engine import Engine, Result
 
 COMMANDS = (
-    "build", "completion", "df", "doctor", "gc", "github", "gitlab", "images", "jenkins", "ps", "pull", "push", "rmi", "run", "setup", "step",
-    "verify", "version",
+    "build", "completion", "df", "doctor", "gc", "github", "gitlab", "images", "jenkins", "ps", "pull", "push", "rmi", "run", "setup",
+    "step", "verify", "version",
 )  # fmt: skip
 VERBS = ("cleanup", "config", "prepare", "register-snippet", "run")
 

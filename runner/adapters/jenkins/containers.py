@@ -8,6 +8,7 @@ from runner import errors
 from runner.job import detached, state
 from runner.job.detached import Main
 from runner.job.state import JobState
+from runner.kernel import locks, signals
 from runner.record import NamedTuple
 
 TYPE_CHECKING = False
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from runner.job.surroundings import Surroundings
 
 PREFIX = "docker-"
-FACT = "docker"  # its value is a Record's fields; other jobs' facts have no such key
+_FACT = "docker"  # its value has a Record's fields for each container; other jobs' facts have no such key
 _SHORT = 12
 
 
@@ -71,7 +72,7 @@ def short(container_id: str) -> str:
 
 def every(around: Surroundings) -> list[Container]:
     """Return all containers, oldest first."""
-    found = [Container(record, job) for job, _ in state.every(around.store, prefix=PREFIX) if (record := _record(job))]
+    found = [Container(record, job) for job, _ in state.every(around.store, prefix=PREFIX) for record in _records(job)]
     return sorted(found, key=lambda each: each.record.created)
 
 
@@ -79,8 +80,9 @@ def find(around: Surroundings, text: str) -> Container | None:
     """Return the container of an id, the beginning of one, or a name; None if there is none. UserError for a beginning of several."""
     if _is_hex(text) and len(text) >= _SHORT:
         job = state.load(around.store, key(text))
-        record = _record(job) if job else None
-        return Container(record, job) if job and record and record.id.startswith(text) else None
+        for record in _records(job) if job else ():
+            if job and record.id.startswith(text):
+                return Container(record, job)
     known = every(around)
     named = [each for each in known if each.record.name == text.removeprefix("/")]
     if named or not _is_hex(text):
@@ -100,22 +102,45 @@ def get(around: Surroundings, text: str) -> Container:
 
 
 def remove(around: Surroundings, container: Container) -> None:
-    """End a container and remove all that is left of it. Idempotent."""
+    """End a container and remove all that is left of it, with the last one of a job the job. Idempotent."""
     from runner.job import cleanup  # for those who end jobs: docker exec does not pay for it
 
-    cleanup.cleanup(around.store, container.job.key, around.account)
+    job_key = container.job.key
+    if not os.path.isdir(around.store.job(job_key)):
+        return
+    with locks.hold(around.store.job_lock(job_key), timeout_s=120):
+        current = state.load(around.store, job_key)
+        if current and [record for record in _records(current) if record.id != container.record.id]:
+            _remove_one(around, current, container.record)
+            return
+    cleanup.cleanup(around.store, job_key, around.account)
 
 
-def fact(record: Record) -> dict[str, Any]:
-    """Return what a job's facts hold of a container."""
-    return {FACT: record._asdict()}
+def _remove_one(around: Surroundings, current: JobState, record: Record) -> None:
+    """End one of several containers of a job, whose lock the caller holds; what it has on the disk goes with the job."""
+    detached.stop(current, record.part, record.main, number=signals.SIGKILL, grace_s=10.0)
+    facts = {_FACT: {name: raw for name, raw in current.facts[_FACT].items() if name != record.part}}
+    state.save(around.store, current._replace(facts={**current.facts, **facts}))
 
 
-def _record(job: JobState) -> Record | None:
-    """Read a container's record back; None for a job that is no container, or not yet."""
-    raw = job.facts.get(FACT)
-    if not isinstance(raw, dict):
-        return None
+def with_record(job: JobState, record: Record) -> JobState:
+    """Return a job's state with what is known of one more container."""
+    return job._replace(facts={**job.facts, _FACT: {**job.facts.get(_FACT, {}), record.part: record._asdict()}})
+
+
+def names(job: JobState) -> tuple[str, ...]:
+    """Return the names by which the containers of a job know each other."""
+    found = [name for record in _records(job) for name in (record.hostname, record.name, record.id)]
+    return tuple(dict.fromkeys(found))
+
+
+def _records(job: JobState) -> list[Record]:
+    """Read back what is known of a job's containers; nothing for a job that is none, or not yet."""
+    entries = job.facts.get(_FACT)
+    return [record for raw in entries.values() if (record := _record(raw))] if isinstance(entries, dict) else []
+
+
+def _record(raw: Any) -> Record | None:
     try:
         mounts = tuple((source, target, read_only) for source, target, read_only in raw["mounts"])
         labels = tuple((name, value) for name, value in raw["labels"])

@@ -17,24 +17,26 @@ from runner.sandbox import capabilities
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from runner.adapters.jenkins.shim import Shim
+    from runner.job.prepare import Fetch
+    from runner.job.state import JobState
+    from runner.job.surroundings import Surroundings
     from runner.model import IdMap, Image, VolumeSpec
 
 _HOST = "it would join what belongs to this machine"
-_LATER = "containers of one network are not served by dockless; a sidecar is a job of its own"
+_NETWORKS = "networks with names are not served by dockless; --link CONTAINER joins that of another container"
 GRAMMAR = Grammar(
     "run",
     "-d --detach -t --tty -i --interactive --rm --init --read-only --no-healthcheck -u= --user= -w= --workdir= -v= --volume= --mount= "
     "-e= --env= --env-file= --entrypoint= --network= --net= --name= --cpus= -m= --memory= --pids-limit= --shm-size= --tmpfs= "
     "--group-add= --ulimit= --add-host= --dns= -h= --hostname= -l= --label= --pull= --platform= --cap-drop= --cap-add= "
-    "--security-opt= --stop-signal= --pid= --ipc= --uts= --userns= --cgroupns= --stop-timeout= --restart= -q --quiet",
+    "--security-opt= --stop-signal= --pid= --ipc= --uts= --userns= --cgroupns= --stop-timeout= --restart= -q --quiet --link=",
     {
         "--privileged": "a privileged container would be the machine itself; jobs that want Docker get an API of their own from dockless",
         "--device": "devices of this machine are not for containers",
         "--volumes-from": "mounts of another container are not passed on; mount the workspace by its path",
-        "--link": _LATER,
         "-p": "no port of this machine is opened for a container",
         "--publish": "no port of this machine is opened for a container",
         "-P": "no port of this machine is opened for a container",
@@ -63,6 +65,7 @@ class Plan(NamedTuple):
     terminal: bool
     interactive: bool
     remove: bool
+    links: tuple[tuple[str, str], ...]  # (container, a name for it) whose network this one joins
 
 
 def main(arguments: Sequence[str], shim: Shim) -> int:
@@ -120,18 +123,19 @@ def make_plan(parsed: Parsed, shim: Shim, *, container_id: str) -> Plan:
         terminal=terminal,
         interactive=interactive,
         remove=parsed.has("rm"),
+        links=_links(parsed),
     )
 
 
 def shared_ids(user: str, volumes: tuple[VolumeSpec, ...], shim: Shim) -> tuple[int, int] | None:
     """Return the container's user and group that have to be the account: those whose files the agent must be able to delete.
 
-    That is whom -u names by numbers. Without it, root where something of the host is mounted; a user given by name counts as root.
+    That is whom -u names by numbers. Without it, root where something of the host can be written; a user given by name counts as root.
     """
     uid, _, gid = user.partition(":")
     if _is_id(uid):
         return int(uid), int(gid) if _is_id(gid) else int(uid)
-    if any(volume.kind == "bind" for volume in volumes):
+    if any(volume.kind == "bind" and not volume.read_only for volume in volumes):
         return 0, 0
     own = (shim.around.account.uid, shim.around.account.gid)
     return own if max(own) < 65536 else None
@@ -146,8 +150,6 @@ def _refuse_host(parsed: Parsed) -> None:
         value = parsed.last(option)
         if value == "host":
             raise errors.UserError(f"docker run: --{option}=host is refused: {_HOST}")
-        if value.startswith("container:"):
-            raise errors.UserError(f"docker run: --{option}={value[:80]} is refused: {_LATER}")
         if option not in ("network", "net") and value not in ("", "private", "shareable"):
             raise errors.UserError(f"docker run: --{option}={value[:80]} is not served by dockless")
     for value in parsed.every("cap-add"):
@@ -163,9 +165,19 @@ def _refuse_host(parsed: Parsed) -> None:
 
 def _network(parsed: Parsed) -> str:
     chosen = parsed.last("network") or parsed.last("net")
-    if chosen not in ("", "default", "bridge", "none"):
-        raise errors.UserError(f"docker run: --network={chosen[:80]} is refused: {_LATER}")
+    if chosen not in ("", "default", "bridge", "none") and not chosen.startswith("container:"):
+        raise errors.UserError(f"docker run: --network={chosen[:80]} is refused: {_NETWORKS}")
     return chosen
+
+
+def _links(parsed: Parsed) -> tuple[tuple[str, str], ...]:
+    found = [text.partition(":")[::2] for text in parsed.every("link")]
+    joined = _network(parsed)
+    if joined.startswith("container:"):
+        found.append((joined.removeprefix("container:"), ""))
+    for _, alias in found:
+        _checked_name(alias, shortest=1)
+    return tuple(found)
 
 
 def _bind_mounts(texts: Sequence[str]) -> list[str]:
@@ -189,9 +201,9 @@ def _pull_policy(text: str) -> str:
     return policies[text]
 
 
-def _checked_name(name: str) -> str:
+def _checked_name(name: str, *, shortest: int = 2) -> str:
     plain = name.replace("_", "a").replace(".", "a").replace("-", "a")
-    if name and not (plain.isascii() and plain.isalnum() and name[0].isalnum() and 1 < len(name) <= 128):
+    if name and not (plain.isascii() and plain.isalnum() and name[0].isalnum() and shortest <= len(name) <= 128):
         raise errors.UserError(f"docker run: the name {name[:80]!r} cannot be used: letters, digits, dots, hyphens and underscores")
     return name
 
@@ -252,28 +264,43 @@ def _stop_signal(text: str) -> int:
 
 
 def start(plan: Plan, shim: Shim, container_id: str) -> None:
-    """Make the job and start the container's process; all of it or nothing, also when this process is killed meanwhile."""
+    """Start the container in a job of its own, or in that of the containers that it is linked to. Raises RunnerErrors."""
     around = shim.around
     if plan.dns:
         around = around._replace(settings=around.settings._replace(network=around.settings.network._replace(dns=plan.dns)))
-    own = os.getpid()
-    spec = _job_spec(plan, shim, key=containers.key(container_id))._replace(owner=(own, process.start_time(own)))
     images: list[Image] = []
 
     def fetch(asked: ContainerSpec, id_map: IdMap) -> Image:
         images.append(oneoff.fetch(asked, around, id_map))
         return images[-1]
 
-    current = prepare.prepare(spec, around, fetch=fetch, facts={})
-    try:
+    def begin(current: JobState) -> JobState:
+        """Start the container's process, and return the job's state with it."""
         files.make_directory(f"{around.store.job(current.key)}/logs")
         log_path = around.store.job_log(current.key, plan.container.name)
         begun = detached.start(
             current, plan.container.name, log_path=log_path, endless_stdin=plan.terminal or plan.interactive, adjustments=plan.adjustments
         )
-        record = _record(plan, container_id, begun, images[-1])
+        return containers.with_record(current, _record(plan, container_id, begun, images[-1]))
+
+    if plan.links:
+        from runner.adapters.jenkins import linking
+
+        linking.start(plan, around, fetch=fetch, begin=begin)
+    else:
+        _start_job(plan, shim, around, container_id, fetch=fetch, begin=begin)
+
+
+def _start_job(
+    plan: Plan, shim: Shim, around: Surroundings, container_id: str, *, fetch: Fetch, begin: Callable[[JobState], JobState]
+) -> None:
+    """Make the job and start the container's process; all of it or nothing, also when this process is killed meanwhile."""
+    own = os.getpid()
+    spec = _job_spec(plan, shim, key=containers.key(container_id))._replace(owner=(own, process.start_time(own)))
+    current = prepare.prepare(spec, around, fetch=fetch, facts={})
+    try:
         # until now the job was an orphan as soon as we ended
-        state.save(around.store, current._replace(owner=(0, 0), facts=containers.fact(record)))
+        state.save(around.store, begin(current)._replace(owner=(0, 0)))
     except BaseException:
         cleanup.cleanup(around.store, current.key, around.account)
         raise
@@ -310,6 +337,8 @@ def _record(plan: Plan, container_id: str, begun: Main, image: Image) -> contain
 
 def _foreground(plan: Plan, shim: Shim) -> int:
     """Run the container's process in the foreground, then remove the container: what `docker run --rm` means."""
+    if plan.links:
+        raise errors.UserError("docker run: --link is served with -d only")
     if plan.adjustments != Adjustments():
         raise errors.UserError("docker run: --tmpfs, --shm-size, --ulimit, --group-add, --read-only and --cap-drop are served with -d only")
     around = shim.around

@@ -7,6 +7,7 @@ import os
 from runner import errors
 from runner.job import detached, state
 from runner.job.detached import Main
+from runner.job.forward import Port
 from runner.job.state import JobState
 from runner.kernel import locks, signals
 from runner.record import NamedTuple
@@ -37,6 +38,7 @@ class Record(NamedTuple):
     stop_signal: int
     auto_remove: bool
     main: Main
+    ports: tuple[Port, ...]  # of the machine, that lead to the container's
 
 
 class Container(NamedTuple):
@@ -144,7 +146,8 @@ def _record(raw: Any) -> Record | None:
     try:
         mounts = tuple((source, target, read_only) for source, target, read_only in raw["mounts"])
         labels = tuple((name, value) for name, value in raw["labels"])
-        return Record(**{**raw, "mounts": mounts, "labels": labels, "main": Main(*raw["main"])})
+        ports = tuple(Port(*port) for port in raw["ports"])
+        return Record(**{**raw, "mounts": mounts, "labels": labels, "main": Main(*raw["main"]), "ports": ports})
     except (KeyError, TypeError, ValueError):
         return None
 

@@ -82,8 +82,15 @@ def of_container(container: Container) -> dict[str, Any]:
             {"Type": "bind", "Source": source, "Destination": target, "Mode": "ro" if read_only else "", "RW": not read_only}
             for source, target, read_only in record.mounts
         ],
-        "NetworkSettings": {"IPAddress": part.ip, "Ports": {}},
+        "NetworkSettings": {"IPAddress": part.ip, "Ports": _ports(record)},
     }
+
+
+def _ports(record: containers.Record) -> dict[str, list[dict[str, str]]]:
+    found: dict[str, list[dict[str, str]]] = {}
+    for port in record.ports:
+        found.setdefault(f"{port.container}/tcp", []).append({"HostIp": port.address, "HostPort": str(port.host)})
+    return found
 
 
 def of_image(name: str, image: Image) -> dict[str, Any]:

@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from runner.adapters.jenkins.run import Plan
+    from runner.adapters.jenkins.run_plan import Plan
     from runner.job.prepare import Fetch
     from runner.job.state import JobState
     from runner.job.surroundings import Surroundings

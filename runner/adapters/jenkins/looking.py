@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from runner.adapters.jenkins.containers import Container
     from runner.adapters.jenkins.shim import Shim
+    from runner.job.forward import Port
     from runner.job.processes import Process
 
 _PS = Grammar("ps", "-a --all -q --quiet --no-trunc -f= --filter= --format= -n= --last= -l --latest")
@@ -128,7 +129,7 @@ def _row(container: Container, *, whole: bool) -> dict[str, Any]:
         "RunningFor": f"{age} ago",
         "Status": f"Up {age}" if running else "Exited",
         "State": "running" if running else "exited",
-        "Ports": "",
+        "Ports": ", ".join(f"{_place(port)}->{port.container}/tcp" for port in record.ports),
         "Names": record.name,
         "Labels": ",".join(f"{name}={value}" for name, value in record.labels),
     }
@@ -205,11 +206,22 @@ def _start_of(fd: int, lines: int) -> int:
 
 
 def port(arguments: Sequence[str], shim: Shim) -> int:
-    """Say which ports of the machine lead to a container's: none do."""
-    if not arguments:
-        raise errors.UserError("docker port: no container is named")
-    containers.get(shim.around, arguments[0])
-    raise errors.UserError(f"docker port: no port of this machine leads to container {arguments[0][:12]}: dockless publishes none")
+    """Say at which ports of the machine a container's are: one, or all of them."""
+    if not 1 <= len(arguments) <= 2:
+        raise errors.UserError("docker port: a container and at most one port are to be named")
+    record = containers.get(shim.around, arguments[0]).record
+    if len(arguments) == 1:
+        print("".join(f"{each.container}/tcp -> {_place(each)}\n" for each in record.ports), end="")
+        return 0
+    found = [each for each in record.ports if str(each.container) == arguments[1].removesuffix("/tcp")]
+    if not found:
+        raise errors.UserError(f"docker port: no public port {arguments[1][:40]!r} published for {containers.short(record.id)}")
+    print("".join(f"{_place(each)}\n" for each in found), end="")
+    return 0
+
+
+def _place(port: Port) -> str:
+    return f"[{port.address}]:{port.host}" if ":" in port.address else f"{port.address}:{port.host}"
 
 
 def version(arguments: Sequence[str], _shim: Shim) -> int:

@@ -5,76 +5,33 @@ from __future__ import annotations
 import os
 import time
 
-from runner import errors, quantities
-from runner.adapters.jenkins import containers, mounts, options
-from runner.adapters.jenkins.options import Grammar, Parsed
+from runner import errors
+from runner.adapters.jenkins import containers, run_plan
 from runner.job import cleanup, detached, oneoff, prepare, state
 from runner.job.detached import Adjustments, Main
-from runner.kernel import files, process, signals
-from runner.model import ContainerSpec, JobSpec, Limits
-from runner.record import NamedTuple
-from runner.sandbox import capabilities
+from runner.job.forward import Port
+from runner.kernel import files, process
+from runner.model import ContainerSpec, JobSpec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from runner.adapters.jenkins.run_plan import Plan
     from runner.adapters.jenkins.shim import Shim
     from runner.job.prepare import Fetch
     from runner.job.state import JobState
     from runner.job.surroundings import Surroundings
-    from runner.model import IdMap, Image, VolumeSpec
-
-_HOST = "it would join what belongs to this machine"
-_NETWORKS = "networks with names are not served by dockless; --link CONTAINER joins that of another container"
-GRAMMAR = Grammar(
-    "run",
-    "-d --detach -t --tty -i --interactive --rm --init --read-only --no-healthcheck -u= --user= -w= --workdir= -v= --volume= --mount= "
-    "-e= --env= --env-file= --entrypoint= --network= --net= --name= --cpus= -m= --memory= --pids-limit= --shm-size= --tmpfs= "
-    "--group-add= --ulimit= --add-host= --dns= -h= --hostname= -l= --label= --pull= --platform= --cap-drop= --cap-add= "
-    "--security-opt= --stop-signal= --pid= --ipc= --uts= --userns= --cgroupns= --stop-timeout= --restart= -q --quiet --link=",
-    {
-        "--privileged": "a privileged container would be the machine itself; jobs that want Docker get an API of their own from dockless",
-        "--device": "devices of this machine are not for containers",
-        "--volumes-from": "mounts of another container are not passed on; mount the workspace by its path",
-        "-p": "no port of this machine is opened for a container",
-        "--publish": "no port of this machine is opened for a container",
-        "-P": "no port of this machine is opened for a container",
-        "--publish-all": "no port of this machine is opened for a container",
-        "--gpus": "devices of this machine are not for containers",
-        "--cgroup-parent": _HOST,
-    },
-    mixed=False,
-)  # fmt: skip
-
-
-class Plan(NamedTuple):
-    """A container as a command line asks for it."""
-
-    container: ContainerSpec
-    shared: tuple[int, int] | None  # the container's ids that are the account's
-    adjustments: Adjustments
-    name: str
-    hostname: str
-    network: str
-    hosts: tuple[tuple[str, str], ...]
-    dns: tuple[str, ...]
-    labels: tuple[tuple[str, str], ...]
-    stop_signal: int
-    detach: bool
-    terminal: bool
-    interactive: bool
-    remove: bool
-    links: tuple[tuple[str, str], ...]  # (container, a name for it) whose network this one joins
+    from runner.model import IdMap, Image
 
 
 def main(arguments: Sequence[str], shim: Shim) -> int:
     """Run a container. Prints its id with -d, otherwise returns the exit code of its process. Raises RunnerErrors."""
-    parsed = GRAMMAR.parse(arguments)
+    parsed = run_plan.GRAMMAR.parse(arguments)
     if not parsed.words:
         raise errors.UserError("docker run: no image is named")
     container_id = containers.new_id()
-    plan = make_plan(parsed, shim, container_id=container_id)
+    plan = run_plan.make(parsed, shim, container_id=container_id)
     if plan.name and containers.find(shim.around, plan.name):
         raise errors.UserError(f"docker run: the name {plan.name!r} is in use by another container")
     if plan.detach:
@@ -82,185 +39,6 @@ def main(arguments: Sequence[str], shim: Shim) -> int:
         print(container_id)
         return 0
     return _foreground(plan, shim)
-
-
-def make_plan(parsed: Parsed, shim: Shim, *, container_id: str) -> Plan:
-    """Return what a command line means. UserError for what is refused."""
-    _refuse_host(parsed)
-    image, command = parsed.words[0], parsed.words[1:]
-    volumes = mounts.parse((*parsed.every("volume"), *_bind_mounts(parsed.every("mount"))), shim.around, cwd=os.getcwd(), roots=shim.roots)
-    user = parsed.last("user")
-    hostname = parsed.last("hostname") or containers.short(container_id)
-    terminal, interactive = parsed.has("tty"), parsed.has("interactive")
-    container = ContainerSpec(
-        name=containers.part(container_id) if parsed.has("detach") else oneoff.CONTAINER,
-        image=image,
-        pull_policy=(_pull_policy(parsed.last("pull")),),
-        platform=parsed.last("platform"),
-        entrypoint=(parsed.last("entrypoint"),) if "entrypoint" in parsed.values else None,
-        command=command or None,
-        env=options.variables(parsed, shim.environ, verb="run"),
-        user=user,
-        working_dir=parsed.last("workdir"),
-        hostname=hostname,
-        volumes=volumes,
-        limits=_limits(parsed),
-        # cat as PID 1 would neither reap nor hear SIGTERM
-        init=parsed.has("init") or (parsed.has("detach") and terminal),
-    )
-    return Plan(
-        container=container,
-        shared=shared_ids(user, volumes, shim),
-        adjustments=_adjustments(parsed),
-        name=_checked_name(parsed.last("name")),
-        hostname=hostname,
-        network="none" if _network(parsed) == "none" else "default",
-        hosts=tuple(_host(text) for text in parsed.every("add-host")),
-        dns=parsed.every("dns"),
-        labels=tuple((name, value) for name, _, value in (text.partition("=") for text in parsed.every("label"))),
-        stop_signal=_stop_signal(parsed.last("stop-signal")),
-        detach=parsed.has("detach"),
-        terminal=terminal,
-        interactive=interactive,
-        remove=parsed.has("rm"),
-        links=_links(parsed),
-    )
-
-
-def shared_ids(user: str, volumes: tuple[VolumeSpec, ...], shim: Shim) -> tuple[int, int] | None:
-    """Return the container's user and group that have to be the account: those whose files the agent must be able to delete.
-
-    That is whom -u names by numbers. Without it, root where something of the host can be written; a user given by name counts as root.
-    """
-    uid, _, gid = user.partition(":")
-    if _is_id(uid):
-        return int(uid), int(gid) if _is_id(gid) else int(uid)
-    if any(volume.kind == "bind" and not volume.read_only for volume in volumes):
-        return 0, 0
-    own = (shim.around.account.uid, shim.around.account.gid)
-    return own if max(own) < 65536 else None
-
-
-def _is_id(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) <= 5 and int(text) < 65536
-
-
-def _refuse_host(parsed: Parsed) -> None:
-    for option in ("pid", "ipc", "uts", "userns", "cgroupns", "network", "net"):
-        value = parsed.last(option)
-        if value == "host":
-            raise errors.UserError(f"docker run: --{option}=host is refused: {_HOST}")
-        if option not in ("network", "net") and value not in ("", "private", "shareable"):
-            raise errors.UserError(f"docker run: --{option}={value[:80]} is not served by dockless")
-    for value in parsed.every("cap-add"):
-        if f"CAP_{value.upper().removeprefix('CAP_')}" not in capabilities.DEFAULT:
-            raise errors.UserError(f"docker run: --cap-add={value[:80]} is refused: containers have docker's default capabilities, no more")
-    for value in parsed.every("security-opt"):
-        if not value.startswith("label"):
-            raise errors.UserError(f"docker run: --security-opt={value[:80]} is not served by dockless")
-    if parsed.last("restart", "no") != "no":
-        raise errors.UserError("docker run: --restart is not served by dockless: nothing runs that could start a container again")
-    _network(parsed)
-
-
-def _network(parsed: Parsed) -> str:
-    chosen = parsed.last("network") or parsed.last("net")
-    if chosen not in ("", "default", "bridge", "none") and not chosen.startswith("container:"):
-        raise errors.UserError(f"docker run: --network={chosen[:80]} is refused: {_NETWORKS}")
-    return chosen
-
-
-def _links(parsed: Parsed) -> tuple[tuple[str, str], ...]:
-    found = [text.partition(":")[::2] for text in parsed.every("link")]
-    joined = _network(parsed)
-    if joined.startswith("container:"):
-        found.append((joined.removeprefix("container:"), ""))
-    for _, alias in found:
-        _checked_name(alias, shortest=1)
-    return tuple(found)
-
-
-def _bind_mounts(texts: Sequence[str]) -> list[str]:
-    """Write each --mount type=bind or type=volume as -v has it."""
-    found = []
-    for text in texts:
-        fields = dict(field.partition("=")[::2] for field in text.split(","))
-        source = fields.get("source", fields.get("src", ""))
-        target = fields.get("target", fields.get("destination", fields.get("dst", "")))
-        read_only = any(fields.get(name, "false") in ("", "true", "1") for name in ("readonly", "ro"))
-        if fields.get("type", "volume") not in ("bind", "volume") or not target:
-            raise errors.UserError(f"docker run: --mount {text[:80]} is not served by dockless")
-        found.append(":".join([*([source] if source else []), target, *(["ro"] if read_only else [])]))
-    return found
-
-
-def _pull_policy(text: str) -> str:
-    policies = {"": "if-not-present", "missing": "if-not-present", "always": "always", "never": "never"}
-    if text not in policies:
-        raise errors.UserError(f"docker run: --pull={text[:80]} is none of always, missing and never")
-    return policies[text]
-
-
-def _checked_name(name: str, *, shortest: int = 2) -> str:
-    plain = name.replace("_", "a").replace(".", "a").replace("-", "a")
-    if name and not (plain.isascii() and plain.isalnum() and name[0].isalnum() and shortest <= len(name) <= 128):
-        raise errors.UserError(f"docker run: the name {name[:80]!r} cannot be used: letters, digits, dots, hyphens and underscores")
-    return name
-
-
-def _limits(parsed: Parsed) -> Limits:
-    try:
-        memory = parsed.last("memory")
-        cpus = parsed.last("cpus")
-        pids = parsed.last("pids-limit")
-        return Limits(
-            quantities.parse_size(memory) if memory else 0,
-            quantities.parse_cpus(cpus) if cpus else 0.0,
-            quantities.parse_count(pids) if pids not in ("", "-1", "0") else 0,
-        )
-    except ValueError as e:
-        raise errors.UserError(f"docker run: a limit cannot be used: {e}") from e
-
-
-def _adjustments(parsed: Parsed) -> Adjustments:
-    size = parsed.last("shm-size")
-    try:
-        shm_size = quantities.parse_size(size) if size else 0
-        groups = tuple(int(group) for group in parsed.every("group-add"))
-        rlimits = tuple(_rlimit(text) for text in parsed.every("ulimit"))
-    except ValueError as e:
-        raise errors.UserError(f"docker run: a value of --shm-size, --group-add or --ulimit cannot be used: {e}") from e
-    if any(not 0 <= group < 65536 for group in groups):
-        raise errors.UserError("docker run: --group-add takes numbers below 65536")
-    tmpfs = tuple((path, given) for path, _, given in (text.partition(":") for text in parsed.every("tmpfs")))
-    if any(not path.startswith("/") or "/.." in path for path, _ in tmpfs):
-        raise errors.UserError("docker run: --tmpfs needs an absolute path")
-    dropped = tuple(name if name == "ALL" else f"CAP_{name.removeprefix('CAP_')}" for name in map(str.upper, parsed.every("cap-drop")))
-    return Adjustments(tmpfs, shm_size, rlimits, groups, dropped, parsed.has("read-only"))
-
-
-def _rlimit(text: str) -> tuple[str, int, int]:
-    name, _, values = text.partition("=")
-    soft, _, hard = values.partition(":")
-    if not name.isalpha():
-        raise ValueError(f"{text!r} is not NAME=SOFT[:HARD]")
-    unlimited = 2**64 - 1
-    first, second = (unlimited if value == "-1" else int(value) for value in (soft, hard or soft))
-    return f"RLIMIT_{name.upper()}", first, second
-
-
-def _host(text: str) -> tuple[str, str]:
-    name, colon, address = text.partition(":" if ":" in text else "=")
-    is_plain = text.isprintable() and not any(character.isspace() or character == "#" for character in text)
-    if not (name and colon and address and is_plain) or address == "host-gateway":
-        raise errors.UserError(f"docker run: --add-host {text[:80]} is not served by dockless: write NAME:ADDRESS")
-    return name, address
-
-
-def _stop_signal(text: str) -> int:
-    from runner.adapters.jenkins import signal_names
-
-    return signal_names.number(text) if text else signals.SIGTERM
 
 
 def start(plan: Plan, shim: Shim, container_id: str) -> None:
@@ -278,10 +56,11 @@ def start(plan: Plan, shim: Shim, container_id: str) -> None:
         """Start the container's process, and return the job's state with it."""
         files.make_directory(f"{around.store.job(current.key)}/logs")
         log_path = around.store.job_log(current.key, plan.container.name)
+        ports = _published(plan, current)
         begun = detached.start(
             current, plan.container.name, log_path=log_path, endless_stdin=plan.terminal or plan.interactive, adjustments=plan.adjustments
         )
-        return containers.with_record(current, _record(plan, container_id, begun, images[-1]))
+        return containers.with_record(current, _record(plan, container_id, begun, images[-1], ports))
 
     if plan.links:
         from runner.adapters.jenkins import linking
@@ -306,6 +85,22 @@ def _start_job(
         raise
 
 
+def _published(plan: Plan, current: JobState) -> tuple[Port, ...]:
+    """Listen at the ports that were asked for."""
+    container = current.container(plan.container.name)
+    wanted = list(plan.ports)
+    if plan.publishes_all:
+        exposed = [int(text.partition("/")[0]) for text in container.exposed_ports if text.partition("/")[2] in ("", "tcp")]
+        wanted += [Port(number, "0.0.0.0", 0) for number in exposed]
+    if not wanted:
+        return ()
+    if not container.ip:
+        raise errors.UserError("docker run: -p and --network=none exclude each other")
+    from runner.job import forward  # few containers publish ports
+
+    return forward.publish(current, container.ip, wanted)
+
+
 def _job_spec(plan: Plan, shim: Shim, *, key: str) -> JobSpec:
     return JobSpec(
         key=key,
@@ -318,7 +113,7 @@ def _job_spec(plan: Plan, shim: Shim, *, key: str) -> JobSpec:
     )
 
 
-def _record(plan: Plan, container_id: str, begun: Main, image: Image) -> containers.Record:
+def _record(plan: Plan, container_id: str, begun: Main, image: Image, ports: tuple[Port, ...]) -> containers.Record:
     return containers.Record(
         id=container_id,
         name=plan.name or f"c_{containers.short(container_id)}",
@@ -332,13 +127,14 @@ def _record(plan: Plan, container_id: str, begun: Main, image: Image) -> contain
         stop_signal=plan.stop_signal,
         auto_remove=plan.remove,
         main=begun,
+        ports=ports,
     )
 
 
 def _foreground(plan: Plan, shim: Shim) -> int:
     """Run the container's process in the foreground, then remove the container: what `docker run --rm` means."""
-    if plan.links:
-        raise errors.UserError("docker run: --link is served with -d only")
+    if plan.links or plan.ports or plan.publishes_all:
+        raise errors.UserError("docker run: --link and -p are served with -d only")
     if plan.adjustments != Adjustments():
         raise errors.UserError("docker run: --tmpfs, --shm-size, --ulimit, --group-add, --read-only and --cap-drop are served with -d only")
     around = shim.around

@@ -27,7 +27,9 @@ from runner.__main__ import main
 
 # what the commands of every job import, in files of their own: half of what `run` needs a stage does not
 _HOT = {
-    "github": "runner.adapters.github.hook, runner.adapters.github.run_script_step",
+    # which of them is called, only the runner's message says
+    "github": "runner.adapters.github.hook, runner.adapters.github.run_script_step, runner.adapters.github.prepare_job, "
+    "runner.adapters.github.cleanup_job, runner.adapters.github.run_container_step, runner.job.assembly, runner.image.access",
     "gitlab": "runner.adapters.gitlab.run",
     "job": "runner.adapters.gitlab.config, runner.adapters.gitlab.prepare, runner.adapters.gitlab.cleanup, "
     "runner.job.assembly, runner.image.access, runner.job.docker_spec",

@@ -264,6 +264,7 @@ class JobSpec(NamedTuple):
     network: str = "default"  # or "none"
     extra_hosts: tuple[tuple[str, str], ...] = ()  # (name, ip) in every container's /etc/hosts
     docker: DockerSpec | None = None
+    staying: tuple[str, ...] = ()  # containers in which processes outlive the step that started them (job.stay)
     publishes: bool = False  # ports of its containers may be published on the host (job.publish)
     shared_id: int | None = None  # container id that is the account (shared workspace); None: isolated
     marks: tuple[tuple[str, str], ...] = ()  # the keeper's environment, by which a CI agent finds what a job has left behind

@@ -72,8 +72,15 @@ def assemble(
         from runner.job import docker  # for jobs that ask for it
 
         docker.start(current, spec.docker, _sidecar_plan(plan, spec.docker, store, current), log=store.job_log(spec.key, docker.CONTAINER))
+    first = []
+    if spec.staying:
+        from runner.job import stay
+
+        first = [stay.start(current, name) for name in spec.staying]
     for asked in spec.services:
         services.start(current, asked.name, store=store)
+    for each in first:
+        each.finish()
     return current
 
 

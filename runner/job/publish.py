@@ -6,8 +6,6 @@ there, and the router's rules say whose it is.
 
 from __future__ import annotations
 
-import functools
-
 from runner import errors, paths
 from runner.job import keeper
 from runner.kernel import netlink
@@ -16,7 +14,7 @@ from runner.sandbox import network, uplink
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from runner.job.state import JobState
 
@@ -77,7 +75,7 @@ def _forward(current: JobState, port: Port, wire: int, addresses: network.Addres
                 "guest_addr": uplink.own_address(addresses), "guest_port": wire,
             },
         }  # fmt: skip
-        problem = str(keeper.call(current.keeper, functools.partial(_order, order)))
+        problem = str(keeper.call(current.keeper, _ordering(order)))
         if not problem:
             return number
     hint = "another program or job has it: write only the container's port, and any free one is taken"
@@ -105,6 +103,10 @@ def _free(port: Port) -> int:
             return int(probe.getsockname()[1])
     except OSError as e:
         raise errors.UserError(f"address {port.address} is not this machine's: {e.strerror}", "leave it out: it is 127.0.0.1 then") from e
+
+
+def _ordering(order: Mapping[str, object]) -> Callable[[], str]:
+    return lambda: _order(order)
 
 
 def _order(order: Mapping[str, object]) -> str:

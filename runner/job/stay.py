@@ -58,9 +58,27 @@ def program(machine: str) -> bytes:
     return head + segment + body
 
 
-def start(current: JobState, name: str) -> None:
-    """Start it in a container of a job that has just been made, and let every later step join it. Raises InfraError. Call once."""
-    keeper.call(current.keeper, lambda: _start(name))
+class Starting:
+    """One that is being started by a child of ours."""
+
+    def __init__(self, pid: int, answer: int) -> None:
+        self._pid, self._answer = pid, answer
+
+    def finish(self) -> None:
+        """Wait until it is there and every later step joins it. Raises what kept it from starting. Call once."""
+        process.receive(self._pid, self._answer)
+
+
+def start(current: JobState, name: str) -> Starting:
+    """Start it in a container of a job that has just been made; returns at once, the services of the job can be started meanwhile."""
+    own = os.getpid()
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    pid = os.fork()
+    if pid == 0:
+        process.die_with(own)
+        process.answer_and_exit(writer, lambda: keeper.call(current.keeper, lambda: _start(name)))
+    os.close(writer)
+    return Starting(pid, reader)
 
 
 def _start(name: str) -> None:

@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import subprocess
+import time
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ class Called(NamedTuple):
     code: int
     log: str
     response: dict[str, Any] | None
+    seconds: float = 0.0
 
 
 class Runner:
@@ -145,6 +147,7 @@ class Runner:
         response.touch()
         line = json.dumps({"command": command, "responseFile": str(response), "args": arguments, "state": self.state}) + "\n"
         environ = {**self.environ, "PATH": ":".join([*self.path, self.environ["PATH"]])}
+        began = time.perf_counter()
         process = subprocess.Popen(
             self.command, cwd=self.workspace, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             text=True, errors="replace",
@@ -152,7 +155,7 @@ class Runner:
         assert process.stdin
         process.stdin.write(line)
         process.stdin.close()
-        return Call(process, response)
+        return Call(process, response, began)
 
     def finish(self, call: "Call") -> Called:
         """Wait for a call, take its answer and its state, and read what the step wrote to GITHUB_PATH."""
@@ -160,6 +163,7 @@ class Runner:
         with call.process.stdout as stdout:
             log = stdout.read()
         code = call.process.wait()
+        seconds = time.perf_counter() - call.began
         answer = None
         try:
             raw = call.response.read_text()
@@ -174,7 +178,7 @@ class Runner:
             lines = path.read_text().splitlines() if path.stat().st_size else []
             self.path = [*reversed(lines), *self.path]
             path.unlink()
-        return Called(code, log, answer)
+        return Called(code, log, answer, seconds)
 
     def output(self, key: str = "output") -> str:
         """Return everything that steps have written to a file command so far."""
@@ -234,6 +238,7 @@ class Call(NamedTuple):
 
     process: "subprocess.Popen[str]"
     response: Path
+    began: float
 
     def cancel(self) -> None:
         """Cancel as the runner does: SIGINT to the one process, then SIGTERM, then SIGKILL. Waits for its end."""

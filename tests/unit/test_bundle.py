@@ -85,12 +85,17 @@ def test_bundle_that_is_missing_is_no_loss(zoo: Zoo) -> None:
     assert zoo.ask(LOADER) == "SourceFileLoader meow"
 
 
-@pytest.mark.parametrize("words", [["run", "--image", "x"], ["step", "--image", "x"], ["--debug", "gitlab", "run", "s", "build_script"]])
+@pytest.mark.parametrize(
+    "words", [["run", "--image", "x"], ["step", "--image", "x"], ["--debug", "gitlab", "run", "s", "build_script"], ["github", "hook"]]
+)
 def test_launcher_imports_hot_commands_from_its_bundles(tmp_path: Path, words: list[str]) -> None:
     program = tmp_path / "dockless"
     launcher.write(str(program), sys.executable)
-    command = next(word for word in words if word in ("run", "step", "gitlab"))
-    hot = {"run": "runner.cli.run, runner.job.assembly", "step": "runner.cli.step", "gitlab": "runner.adapters.gitlab.run"}[command]
+    command = next(word for word in words if word in ("run", "step", "gitlab", "github"))
+    hot = {
+        "run": "runner.cli.run, runner.job.assembly", "step": "runner.cli.step", "gitlab": "runner.adapters.gitlab.run",
+        "github": "runner.adapters.github.prepare_job, runner.adapters.github.run_script_step, runner.job.assembly",
+    }[command]  # fmt: skip
     started = program.read_text().replace("main()", f"import {hot}; print(*(m.__name__ for m in sys.modules.values() if is_cold(m)))")
     cold = "is_cold = lambda m: m.__name__.startswith('runner.') and type(m.__spec__.loader).__name__ != '_Finder'\n"
     done = subprocess.run([sys.executable, "-IS", "-c", cold + started, *words], capture_output=True, text=True, check=True, timeout=60)

@@ -48,8 +48,6 @@ def main(asked: message.Message, work: str, environ: Mapping[str, str]) -> tuple
     }  # fmt: skip
     current = prepare.prepare(spec, around, fetch=fetch, facts=facts)
     try:
-        if plan.job and stay.is_possible(plan.job.spec):
-            stay.start(current, CONTAINER)
         checks = {
             each.spec.name: check
             for each in plan.services
@@ -125,8 +123,9 @@ def _job_spec(plan: _Plan, around: Surroundings, *, key: str, work: str, environ
     if api and own:
         own = (own[0]._replace(env=(*docker.environment(api, own[0]), *own[0].env)),)
     hosts = tuple(entry for each in plan.everybody() for entry in each.options.extra_hosts)
+    staying = (CONTAINER,) if plan.job and stay.is_possible(plan.job.spec) else ()
     spec = JobSpec(
-        key=key, build_user=name, containers=own, services=tuple(each.spec for each in plan.services), docker=api,
+        key=key, build_user=name, containers=own, staying=staying, services=tuple(each.spec for each in plan.services), docker=api,
         extra_hosts=tuple(dict.fromkeys(hosts)), publishes=bool(plan.ports), shared_id=shared_id, owner=identity.worker(),
     )  # fmt: skip
     return spec, fetched

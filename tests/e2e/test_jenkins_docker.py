@@ -190,6 +190,24 @@ def test_stop_ends_every_process_and_rm_leaves_nothing(agent: Agent) -> None:
     assert "no such container" in result.err
 
 
+@pytest.mark.parametrize("said_by", ["image", "option"])
+def test_stop_sends_the_signal_that_the_image_or_the_option_says(agent: Agent, tmp_path: Path, said_by: str) -> None:
+    image = build_image([busybox_layer()], {"StopSignal": "SIGINT"} if said_by == "image" else {})
+    write_oci_layout(tmp_path / "stopping", image, "v1")
+    options = ["--stop-signal", "INT"] if said_by == "option" else []
+    script = "trap 'echo by INT; exit 0' INT; echo ready; while :; do sleep 0.1; done"
+    container = agent.answer("run", "-d", *options, f"oci:{tmp_path / 'stopping'}:v1", "sh", "-c", script).strip()
+    assert wait_until(lambda: agent.answer("logs", container) == "ready\n", 20)
+    agent.answer("stop", "--time=3600", container)
+    assert agent.answer("logs", container) == "ready\nby INT\n"
+    agent.answer("rm", container)
+
+
+def test_arguments_that_are_no_text_are_refused(agent: Agent, block: str) -> None:
+    done = subprocess.run([os.fsencode(agent.program), b"exec", block.encode(), b"echo", b"\xff"], env=agent.environ(), capture_output=True)
+    assert (done.returncode, done.stderr) == (1, b"ERROR: docker: an argument is not UTF-8\n")
+
+
 def test_rm_refuses_what_runs_unless_it_is_forced(agent: Agent, block: str) -> None:
     result = agent.docker("rm", block)
     assert result.code == 1

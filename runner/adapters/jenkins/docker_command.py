@@ -45,6 +45,7 @@ def main(arguments: list[str], environ: Mapping[str, str], *, open_all: Callable
     if (verb, *rest[:1]) == ("buildx", "build"):
         verb, rest = "build", rest[1:]
     try:
+        _refuse_bytes(arguments)
         if parsed.has("version"):
             print(f"Docker version {VERSION}, build dockless-{__version__}")
             return 0
@@ -62,6 +63,13 @@ def main(arguments: list[str], environ: Mapping[str, str], *, open_all: Callable
         if "exit_code" not in vars(e):
             e.exit_code = _ENGINE_FAILED if verb == "run" else 1
         raise
+
+
+def _refuse_bytes(arguments: Sequence[str]) -> None:
+    try:
+        "".join(arguments).encode()
+    except UnicodeEncodeError as e:  # a container's process is described in JSON, which has no other bytes
+        raise errors.UserError("docker: an argument is not UTF-8") from e
 
 
 def _refuse_servers(context: str, environ: Mapping[str, str]) -> None:

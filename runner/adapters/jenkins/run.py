@@ -6,7 +6,7 @@ import os
 import time
 
 from runner import errors
-from runner.adapters.jenkins import containers, run_plan
+from runner.adapters.jenkins import containers, run_plan, signal_names
 from runner.job import cleanup, detached, oneoff, prepare, state
 from runner.job.detached import Adjustments, Main
 from runner.job.forward import Port
@@ -124,7 +124,7 @@ def _record(plan: Plan, container_id: str, begun: Main, image: Image, ports: tup
         created=time.time(),
         mounts=tuple((volume.source, volume.target, volume.read_only) for volume in plan.container.volumes),
         labels=plan.labels,
-        stop_signal=plan.stop_signal,
+        stop_signal=plan.stop_signal or signal_names.number(image.config.stop_signal or "TERM"),
         auto_remove=plan.remove,
         main=begun,
         ports=ports,

@@ -10,7 +10,6 @@ from runner.adapters.jenkins.options import Grammar, Parsed
 from runner.job import oneoff
 from runner.job.detached import Adjustments
 from runner.job.forward import Port
-from runner.kernel import signals
 from runner.model import ContainerSpec, Limits
 from runner.record import NamedTuple
 from runner.sandbox import capabilities
@@ -54,7 +53,7 @@ class Plan(NamedTuple):
     hosts: tuple[tuple[str, str], ...]
     dns: tuple[str, ...]
     labels: tuple[tuple[str, str], ...]
-    stop_signal: int
+    stop_signal: int  # 0: the image's
     detach: bool
     terminal: bool
     interactive: bool
@@ -253,4 +252,4 @@ def _host(text: str) -> tuple[str, str]:
 
 
 def _stop_signal(text: str) -> int:
-    return signal_names.number(text) if text else signals.SIGTERM
+    return signal_names.number(text) if text else 0

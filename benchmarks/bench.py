@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks import builds, crowd, docker_api, hooks, images, plot, processes, pulls, report, tenants, warm
+from benchmarks import builds, crowd, docker_api, hooks, images, plot, processes, pulls, report, shim, tenants, warm
 from benchmarks.docker import Docker, NotStarted
 from benchmarks.dockless import Dockless
 from benchmarks.measure import Measured, timed
@@ -61,6 +61,10 @@ _GROUPS = (
     Group(("hook_step_vs_podman",), lambda p: hooks.step(p.dockless, p.podman, p.small, p.scratch, rounds=p.rounds)),
     Group(("hook_prepare_vs_podman",), lambda p: hooks.prepare(p.dockless, p.podman, p.small, p.scratch, rounds=max(1, p.rounds // 2))),
     Group(("docker_unused_cost_ms",), lambda p: docker_api.unused(p.dockless, p.small, rounds=3 * p.rounds)),
+    Group(
+        ("shim_exec_vs_docker_cli", "shim_run_vs_docker_cli"),
+        lambda p: shim.commands(p.dockless, p.podman, p.small, p.scratch, rounds=p.rounds),
+    ),
     Group(("idle_job_private_mb",), lambda p: crowd.idle_memory(p.dockless, p.small)),
     Group(("job100_vs_job1",), lambda p: crowd.side_by_side(p.dockless, p.small, rounds=p.rounds)),
     Group(

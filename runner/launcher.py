@@ -15,7 +15,7 @@ from runner.kernel import process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 _TEMPLATE = """#!{python} -IS
 import sys
@@ -54,18 +54,21 @@ def write(target: str, python: str) -> None:
     """Write an executable `target` that runs the dockless of this file with the interpreter `python`, and beside it its bundles."""
     gitlab = '(".gitlab" if "run" in sys.argv else ".job")'
     choice = f'".github" if "github" in sys.argv else {gitlab} if "gitlab" in sys.argv else ".step" if "step" in sys.argv else ".run"'
-    _write(target, python, _HOT, choice=choice, before="")
+    _write(target, python, _HOT, libraries=(sysconfig.get_path("purelib"), sysconfig.get_path("platlib")), choice=choice, before="")
 
 
 def write_docker(target: str, python: str, arguments: Sequence[str]) -> None:
     """Write an executable `target` like `write`, which is the command `docker`: its words come after `arguments` of dockless."""
-    _write(target, python, {"modules": _DOCKER}, choice='".modules"', before=f"sys.argv[1:1] = {list(arguments)!r}\n")
+    # where we have our own libraries from: sysconfig does not know, for without `site` an interpreter does not know its environment
+    libraries = [path for path in sys.path if path.endswith("-packages")]
+    before = f"sys.argv[1:1] = {list(arguments)!r}\n"
+    _write(target, python, {"modules": _DOCKER}, libraries=libraries, choice='".modules"', before=before)
 
 
-def _write(target: str, python: str, hot: Mapping[str, str], *, choice: str, before: str) -> None:
+def _write(target: str, python: str, hot: Mapping[str, str], *, libraries: Iterable[str], choice: str, before: str) -> None:
     target = os.path.abspath(target)
     tree = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
-    paths = list(dict.fromkeys((tree, sysconfig.get_path("purelib"), sysconfig.get_path("platlib"))))
+    paths = list(dict.fromkeys((tree, *libraries)))
     for name, modules in hot.items():
         # code without the columns that tracebacks underline is loaded in less time
         made = process.run([python, "-IS", "-X", "no_debug_ranges", "-c", _MAKE.format(paths=paths, hot=modules)])

@@ -106,3 +106,16 @@ def test_launcher_starts_the_program(tmp_path: Path) -> None:
     program = tmp_path / "dockless"
     launcher.write(str(program), sys.executable)
     assert subprocess.run([program, "--version"], capture_output=True, text=True, check=True, timeout=60).stdout.startswith("dockless ")
+
+
+def test_docker_command_that_a_launcher_writes_has_the_launchers_libraries(tmp_path: Path) -> None:
+    program = tmp_path / "dockless"
+    launcher.write(str(program), sys.executable)
+    environ = {"HOME": str(tmp_path), "DOCKLESS_STATE": str(tmp_path / "state")}
+    subprocess.run([program, "jenkins", "install-docker-shim", tmp_path / "bin"], env=environ, capture_output=True, check=True, timeout=60)
+    docker = tmp_path / "bin" / "docker"
+    libraries = [next(line for line in path.read_text().splitlines() if line.startswith("sys.path")) for path in (program, docker)]
+    assert libraries[0] == libraries[1]
+    done = subprocess.run([docker, "-v"], env={}, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.startswith("Docker version ")
+    assert (tmp_path / "bin" / "docker.modules").stat().st_size > 100_000

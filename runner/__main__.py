@@ -164,6 +164,13 @@ def _dispatch(argv: list[str]) -> int:
         from runner.cli import surroundings
 
         return docker_command.main(argv[2:], os.environ, open_all=surroundings.open_all)
+    if argv[:2] == ["jenkins", "agent"]:
+        from runner.cli import agent_options
+
+        if not agent_options.wants_help(argv[2:]):
+            from runner.cli import agent
+
+            return agent.main(argv[2:], os.environ)
     gc.enable()
     verb = _gitlab_verb(argv)
     if verb:

@@ -245,6 +245,7 @@ class ContainerSpec(NamedTuple):
     nested: bool = False  # it makes containers itself: every capability of its user namespace, and an open /proc and /sys
     files: tuple[tuple[str, str], ...] = ()  # (absolute path, text) to begin with, root's; for the toolbox only, whose root can be trusted
     secrets: tuple[tuple[str, bytes], ...] = ()  # (absolute path, content) that only its root can read, and that is in memory alone
+    own_files: tuple[tuple[str, bytes, int], ...] = ()  # (absolute path, content, mode) that belong to the account's id, likewise
 
 
 class DockerSpec(NamedTuple):

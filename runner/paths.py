@@ -6,6 +6,8 @@
     ├── build-users.json            leases of slices: name -> index
     ├── access/<build user>.json    what registries let a tenant have (image.grants); made when first needed (lock: access/lock)
     ├── access/key                  random, for marks of credentials in these files
+    ├── jenkins/<controller>/       its agent's jar as <digest>.jar, and jar.json that says which controller's and since when
+    │                               (lock: jenkins/<controller>.lock); made when first needed
     ├── seccomp/<name>.bpf          compiled seccomp filters, base64; only a cache
     ├── blobs/sha256/<hex>          verified content, enters by rename only; never changes afterwards
     ├── blobs/partial/<hex>         a download under way        (lock: blobs/partial/<hex>.lock)
@@ -33,7 +35,7 @@
 because all lower directories of an overlay must fit into one page of mount options.
 
 Lock order: gc.lock, jobs/<key>.lock, layers/<map>/.<diff>.lock (several in the order of their names), lock, images.lock,
-layers/<map>.lock, blobs/partial/<hex>.lock; access/lock is held alone. A lock is held for file operations only; the exceptions are
+layers/<map>.lock, blobs/partial/<hex>.lock; access/lock is held alone, and so is jenkins/<controller>.lock. A lock is held for file operations only; the exceptions are
 gc.lock, which only collectors want, and a download or an unpacking, which holds the lock of its own entry. A pull also keeps the locks of
 its blobs and layers, shared, until it has recorded its image under images.lock; a job that is being made locks the records of its images,
 shared, until it has their layers; the collector, which holds images.lock, therefore only ever tries all of these. Whoever looks layers up
@@ -107,6 +109,7 @@ class Store:
         self.access = f"{root}/access"
         self.access_key = f"{root}/access/key"
         self.access_lock = f"{root}/access/lock"
+        self.jenkins = f"{root}/jenkins"
 
     def directories(self) -> tuple[str, ...]:
         """Name the directories that every store has, parents first."""
@@ -181,6 +184,10 @@ class Store:
     def build_storage(self, build_user: str, engine: str, slot: int) -> str:
         """Name what one nested engine keeps for a build user between jobs; one slot is used by one job at a time."""
         return f"{self.storage}/{component(build_user)}/{component(engine)}/{slot}"
+
+    def agent_jar(self, controller: str) -> str:
+        """Name the directory of the jar that a Jenkins controller gives its agents, and with ".lock" its lock."""
+        return f"{self.jenkins}/{_locked_component(controller)}"
 
     def tenant_access(self, build_user: str) -> str:
         """Name the file that remembers what registries let a build user have."""

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import click
 
 from runner import __version__, errors
-from runner.cli import github, gitlab, jenkins, run_options, show, step_options
+from runner.cli import agent_options, github, gitlab, jenkins, run_options, show, step_options
 from runner.cli.group import Group
 from runner.cli.options import Option
 from runner.cli.surroundings import open_all
@@ -101,6 +101,16 @@ dockless.add_command(
         help="Run a step of a GitHub Actions job in a container that the job's steps share: "
         "shell: dockless step --image node:22 -- bash -e {0}",
         epilog="Exit codes: the command's own; 125 when dockless fails, 126 and 127 when the command cannot be run or found.",
+    )
+)
+jenkins.group.add_command(
+    click.Command(
+        "agent",
+        callback=_hot,
+        params=_parameters(agent_options.OPTIONS),
+        help="Run an agent of Jenkins in a container of its own: dockless jenkins agent --image IMG -- COMMAND, with the command that "
+        "Jenkins would run. Its stdin and stdout are the channel.",
+        epilog="Without a command the image's own is run. Exit codes: the agent's own, or 1 to 3 when dockless fails.",
     )
 )
 

@@ -242,13 +242,15 @@ def _write_files(container: Container, target: str, *, root: int, owner: tuple[i
 
 
 def _secrets(container: Container, *, owner: tuple[int, int]) -> list[Volume]:
-    """Write secrets into the bundle, which no disk ever sees, and bind them from there."""
-    bound = []
-    for number, (path, content) in enumerate(container.asked.secrets):
-        place = f"{bundle(container.asked.name)}/s{number}"
-        with open(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
+    """Write secrets into the bundle, which no disk ever sees, and bind them from there. The account is root here."""
+    asked, bound = container.asked, []
+    wanted = [(path, content, 0o600, owner) for path, content in asked.secrets]
+    wanted += [(path, content, mode, (0, 0)) for path, content, mode in asked.own_files]
+    for number, (path, content, mode, whose) in enumerate(wanted):
+        place = f"{bundle(asked.name)}/s{number}"
+        with open(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode), "wb") as file:
             file.write(content)
-        os.chown(place, *owner)
+        os.chown(place, *whose)
         bound.append(Volume(place, path, read_only=True))
     return bound
 

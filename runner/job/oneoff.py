@@ -38,11 +38,14 @@ def run_job(
     stops: bool = False,
     grace_s: float = 10.0,
     stdin: int = 0,
+    hangup_fd: int = -1,
+    hangup_grace_s: float = 10.0,
     then: Callable[[JobState, Outcome], None] = lambda job, outcome: None,
 ) -> Outcome:
     """Run the process of the only container of a job, then call `then` while its files are there, and leave nothing behind.
 
-    `stops`: a signal to us ends every process and not only PID 1, within `grace_s`. Raises like `run`, and what `then` raises.
+    `stops`: a signal to us ends every process and not only PID 1, within `grace_s`. So does, `hangup_grace_s` later, the end of what can
+    come from `hangup_fd`, a pipe or socket. Raises like `run`, and what `then` raises.
     """
     current = prepare.prepare(spec, around, fetch=fetch, facts={}, lasting=False)
     from runner.job import limits, step  # loaded by `prepare` in the meantime
@@ -50,7 +53,11 @@ def run_job(
     pidfd = process.open_pidfd(current.keeper.pid, current.keeper.started)
     groups = limits.Remover(current.cgroup)
     try:
-        outcome = step.run(current, step.Request(CONTAINER, stops=stops, terminal=terminal, guarded=False, grace_s=grace_s, stdin=stdin))
+        request = step.Request(
+            CONTAINER, stops=stops, terminal=terminal, guarded=False, grace_s=grace_s, stdin=stdin,
+            hangup_fd=hangup_fd, hangup_grace_s=hangup_grace_s,
+        )  # fmt: skip
+        outcome = step.run(current, request)
         then(current, outcome)
         return outcome
     finally:

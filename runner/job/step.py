@@ -44,6 +44,8 @@ class Request(NamedTuple):
     # docker run does
     stops: bool = True
     grace_s: float = 10.0
+    hangup_fd: int = -1  # a pipe or socket whose other end stands for the caller: when that has gone, SIGHUP comes to us after the grace
+    hangup_grace_s: float = 10.0
     guarded: bool = True  # False for a job that ends with this process anyway: then nothing is ended or removed one by one
 
 
@@ -224,17 +226,27 @@ def _wait(pid: int, wake: int, received: list[int], bundle: str, request: Reques
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
     poll.register(wake, select.POLLIN)
+    if request.hangup_fd >= 0:
+        poll.register(request.hangup_fd, 0)  # POLLHUP comes unasked (poll(2)), also while there is something to read
     handled = 0
     deadline: float | None = None
+    hung_up: float | None = None
     try:
         while True:
             waiting = handled < len(received)
-            timeout_s = 0.02 if waiting else (None if deadline is None else max(0.0, deadline - time.monotonic()))
+            next_s = min((moment for moment in (deadline, hung_up) if moment is not None), default=None)
+            timeout_s = 0.02 if waiting else (None if next_s is None else max(0.0, next_s - time.monotonic()))
             ready = {fd for fd, _ in poll.poll(None if timeout_s is None else timeout_s * 1000)}
             if pidfd in ready:
                 return os.waitpid(pid, 0)[1]
             if wake in ready:
                 os.read(wake, 4096)
+            if request.hangup_fd in ready:
+                poll.unregister(request.hangup_fd)
+                hung_up = time.monotonic() + request.hangup_grace_s
+            if hung_up is not None and time.monotonic() >= hung_up:
+                hung_up = None
+                received.append(signals.SIGHUP)
             if handled < len(received):
                 target = _init_pid(bundle)
                 if target:  # else crun has not started it yet: the signal is kept for the next round

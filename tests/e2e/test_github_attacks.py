@@ -197,6 +197,8 @@ def test_job_cannot_put_a_program_in_front_of_ours(runner: Runner, engine: Engin
 def test_launcher_passes_exit_codes_signals_and_answers_on(runner: Runner, engine: Engine, tmp_path: Path, options: list[str]) -> None:
     install(engine, runner, tmp_path / "program", *options)
     runner.prepare(services=[])
+    (record,) = (engine.state / "jobs").glob("*/state.json")
+    assert json.loads(record.read_text())["owner"][0] == os.getpid()  # and no launcher, which has ended by now
     assert runner.step("exit 42").code == 42
     call = runner.start("run_script_step", runner.script("touch started; sleep 60"))
     assert wait_until((runner.workspace / "started").exists)

@@ -44,6 +44,8 @@ def test_older_and_other_spellings_are_understood() -> None:
     service = message.container({"IMAGE": "redis", "contextName": "cache", "entrypoint": "x"})
     assert service
     assert (service.image, service.name, service.entrypoint) == ("redis", "cache", "x")
+    assert message.is_whole(b'{"a":\n1}\n')
+    assert not message.is_whole(b"{\n")
     assert message.parse(b'\xef\xbb\xbf{"Command":"cleanup_job","ResponseFile":"/x","args":{}}').command == "cleanup_job"
 
 
@@ -78,7 +80,7 @@ def test_arguments_are_put_together_again(pieces: list[str], expected: tuple[str
 
 def _assigned(*services: tuple[str, str], log: dict[str, str] | None = None) -> list[tuple[str, ...]]:
     asked = [message.Container(image=image) for image, _ in services]
-    return names.assign(asked, [options.parse(text) for _, text in services], work="/nowhere/_work")
+    return names.assign(asked, [options.parse(text) for _, text in services], root="/nowhere")
 
 
 def test_names_come_from_options_and_from_images_and_never_twice() -> None:

@@ -49,14 +49,14 @@ def main(arguments: list[str], environ: Mapping[str, str]) -> int:
 
 
 def _read() -> bytes:
+    """Read a message: a line, at whose end the pipe may stay open, or several up to its end, as people write them."""
     found = bytearray()
-    while b"\n" not in found:  # older runners leave the pipe open
-        chunk = os.read(0, 1024**2)
-        if not chunk:
-            break
+    while chunk := os.read(0, 1024**2):
         found += chunk
         if len(found) > _LARGEST:
             raise errors.InfraError("the runner's message is larger than 64 MiB")
+        if found.endswith(b"\n") and message.is_whole(bytes(found)):
+            break
     return bytes(found)
 
 

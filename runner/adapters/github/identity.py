@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from runner import paths
     from runner.job.state import JobState
 
-_LAUNCHERS = ("node", "bash", "sh")
+_WORKER = "Runner.Worker"
+_LAUNCHERS = ("node", "bash", "sh", "dash")
 
 
 def key(work: str) -> str:
@@ -73,16 +74,29 @@ def prepared(store: paths.Store, work: str, environ: Mapping[str, str]) -> JobSt
 
 
 def worker() -> tuple[int, int]:
-    """Return the process that runs the job (Runner.Worker) by pid and start time: our nearest ancestor that is no launcher."""
+    """Return the process that runs the job by pid and start time: Runner.Worker, else our nearest ancestor that is no launcher.
+
+    It must not be one that ends before the job does: the job would count as an orphan.
+    """
+    nearest = (0, 0)
     pid = os.getppid()
     try:
-        while _program(pid) in _LAUNCHERS:
+        while pid > 0:
+            name = _program(pid)
+            if name == _WORKER:
+                return pid, process.start_time(pid)
+            if nearest == (0, 0) and name not in _LAUNCHERS:
+                nearest = pid, process.start_time(pid)
             pid = process.parent(pid)
-        return pid, process.start_time(pid)
-    except (ProcessLookupError, FileNotFoundError):
-        return (0, 0)
+    except (ProcessLookupError, FileNotFoundError):  # ended just now, or hidden (hidepid)
+        pass
+    return nearest
 
 
 def _program(pid: int) -> str:
-    with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
-        return file.read().strip()
+    """Return the name of a process's program; threads and processes can give themselves other names, as node does."""
+    try:
+        return os.path.basename(os.readlink(f"/proc/{pid}/exe"))
+    except PermissionError:
+        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
+            return file.read().strip()

@@ -71,6 +71,15 @@ def parse(raw: bytes) -> Message:
     return Message(_text(top, "command"), _text(top, "responsefile"), _table(top.get("args")))
 
 
+def is_whole(raw: bytes) -> bool:
+    """Tell whether what was read so far is all of a message."""
+    try:
+        plain_json.loads(raw.decode("utf-8-sig"))
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
 def container(value: Any) -> Container | None:
     """Read a container object, None for null."""
     if value is None:

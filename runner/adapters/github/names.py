@@ -24,9 +24,12 @@ _LARGEST_LOG = 64 * 1024**2
 _RESERVED = ("localhost", "ip6-localhost", "ip6-loopback", "job")
 
 
-def assign(services: Sequence[Container], options: Sequence[Options], *, work: str) -> list[tuple[str, ...]]:
-    """Return the names of each service, the best one first: two services never share one, and each has at least `service-N`."""
-    exact = _from_log(services, work)
+def assign(services: Sequence[Container], options: Sequence[Options], *, root: str) -> list[tuple[str, ...]]:
+    """Return the names of each service, the best one first: two services never share one, and each has at least `service-N`.
+
+    `root` is the runner's own directory.
+    """
+    exact = _from_log(services, root)
     bases = [_base(service.image) for service in services]
     taken: set[str] = set(_RESERVED)
     found = []
@@ -51,12 +54,12 @@ def _is_host_name(name: str) -> bool:
     return 0 < len(name) <= 63 and plain.isascii() and plain.isalnum() and name[0].isalnum() and name[-1].isalnum()
 
 
-def _from_log(services: Sequence[Container], work: str) -> list[str]:
+def _from_log(services: Sequence[Container], root: str) -> list[str]:
     """Return the services' names as the runner's log has them, "" for each where it does not say."""
     none = [""] * len(services)
     if not services:
         return none
-    path = _newest_log(f"{os.path.dirname(work)}/_diag")
+    path = _newest_log(f"{root}/_diag")
     if not path:
         return none
     try:

@@ -80,7 +80,7 @@ def _plan(asked: message.Message, around: Surroundings, *, work: str, environ: M
     if container is None and not wanted:
         raise errors.InfraError("the runner asks for a job without a container and without services")
     job = containers.plan(container, around, name=CONTAINER, work=work, aliases=(CONTAINER,)) if container else None
-    aliases = names.assign(wanted, [options.parse(each.options) for each in wanted], work=work)
+    aliases = names.assign(wanted, [options.parse(each.options) for each in wanted], root=_root(container, work))
     found, engines = [], []
     for number, (each, called) in enumerate(zip(wanted, aliases, strict=True)):
         if docker.is_dind(each.image):
@@ -103,6 +103,12 @@ def _plan(asked: message.Message, around: Surroundings, *, work: str, environ: M
     everybody = [*([job] if job else []), *found]
     published = [port for one in everybody for port in ports.parse(one.spec.name, (*one.asked.ports, *one.options.ports))]
     return _Plan(job, tuple(found), tuple(engines), tuple(published))
+
+
+def _root(container: message.Container | None, work: str) -> str:
+    """Return the runner's own directory: that of its externals, which it mounts into every job container, else the parent of `_work`."""
+    externals = next((mount.source for mount in container.system_mounts if mount.target == "/__e"), "") if container else ""
+    return os.path.dirname(externals or work)
 
 
 def _job_spec(plan: _Plan, around: Surroundings, *, key: str, work: str, environ: Mapping[str, str]) -> tuple[JobSpec, dict[str, Image]]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,23 @@ def test_files_belong_to_the_runner_whatever_user_the_image_has(runner: Runner, 
     assert runner.action("toolbox", entrypoint="sh", arguments='-c "id -u; touch of-root"').log == "0\n"
     assert {(runner.workspace / name).stat().st_uid for name in ("of-action", "of-root")} == {os.getuid()}
     runner.cleanup()
+
+
+@pytest.mark.parametrize("with_job", [True, False])
+def test_files_of_other_users_are_given_back_at_the_end(runner: Runner, tmp_path: Path, with_job: bool) -> None:
+    (tmp_path / "outside").mkdir()
+    write = "mkdir -p dir/deep; touch dir/deep/file; ln -s {} dir/link; chown -R -h 1234:1234 dir; chmod 700 dir".format(
+        tmp_path / "outside"
+    )
+    if with_job:
+        runner.prepare()
+        assert runner.step(write).code == 0
+        assert (runner.workspace / "dir").stat().st_uid != os.getuid()
+        runner.cleanup()
+    else:
+        assert runner.action("toolbox", entrypoint="sh", arguments=f'-c "{write}"').code == 0
+    assert {path.lstat().st_uid for path in (runner.workspace / "dir").rglob("*")} == {os.getuid()}
+    shutil.rmtree(runner.workspace / "dir")
 
 
 def test_user_of_options_counts(runner: Runner, engine: Engine, tmp_path: Path) -> None:

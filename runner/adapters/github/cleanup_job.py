@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from runner import errors
-from runner.adapters.github import identity, message, services, start
+from runner.adapters.github import identity, leftovers, message, services, start
 from runner.job import cleanup, gc, settle, state
 
 TYPE_CHECKING = False
@@ -23,6 +23,8 @@ def main(asked: message.Message, work: str, environ: Mapping[str, str]) -> tuple
     for name in [each.name for each in current.containers.values() if each.is_service] if current else ():
         services.show_log(current, name, around.store)  # type: ignore[arg-type]  # there are none without one
     cleanup.cleanup(around.store, key, around.account)
+    if current:
+        leftovers.give_back(current.build_user, around, work, environ)
     gc.reap(around.store, around.account)
     settle.settle_old(around.store)
     return 0, {}

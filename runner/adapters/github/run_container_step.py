@@ -6,7 +6,7 @@ import os
 from binascii import crc32
 
 from runner import errors
-from runner.adapters.github import attended, containers, identity, message, places, says, start
+from runner.adapters.github import attended, containers, identity, leftovers, message, places, says, start
 from runner.adapters.github.run_script_step import GRACE_S, answer
 from runner.image import auth
 from runner.job import build, gc, join, oneoff
@@ -129,6 +129,7 @@ def _alone(wanted: Wanted, around: Surroundings, environ: Mapping[str, str], *, 
         return attended.call(inside)
     finally:
         gc.reap(around.store, around.account)  # a child that was killed could not
+        leftovers.give_back(build_users.lease(around.store, around.account, tenant), around, work, environ)
 
 
 def _reported(run: Callable[[], Outcome]) -> int:

@@ -1,4 +1,7 @@
-"""podman as a peer: rootless, over native overlay, with a store of its own (events go to a file: with none, 4.3 waits 20 s for an exit)."""
+"""podman as a peer: rootless, over native overlay, with a store of its own (events go to a file: with none, 4.3 waits 20 s for an exit).
+
+The monitor of what its API executed ends after a second, not after five minutes.
+"""
 
 import os
 import shutil
@@ -18,6 +21,7 @@ _ENGINE = """[engine]
 cgroup_manager = "cgroupfs"
 events_logger = "file"
 runtime = "crun"
+exit_command_delay = 1
 """
 
 

@@ -5,6 +5,7 @@ docker's executor asks all but PID 1, the youngest first, and waits for each (Co
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 
@@ -49,8 +50,10 @@ def _inside(function: Callable[[], None]) -> None:
     """Run something in a child, which is in the job's PID namespace as we are not; a job that ends under it is fine."""
     try:
         process.fork_call(function)
-    except (FileNotFoundError, ProcessLookupError, ChildProcessError):
-        pass
+    except OSError as e:
+        # ENOMEM is what fork(2) says in a PID namespace whose PID 1 has just ended
+        if e.errno not in (errno.ENOENT, errno.ESRCH, errno.ECHILD, errno.ENOMEM):
+            raise
 
 
 def _terminate(target: int, patience_s: float) -> None:

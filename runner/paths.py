@@ -35,12 +35,12 @@
 because all lower directories of an overlay must fit into one page of mount options.
 
 Lock order: gc.lock, jobs/<key>.lock, layers/<map>/.<diff>.lock (several in the order of their names), lock, images.lock,
-layers/<map>.lock, blobs/partial/<hex>.lock; access/lock is held alone, and so is jenkins/<controller>.lock. A lock is held for file operations only; the exceptions are
-gc.lock, which only collectors want, and a download or an unpacking, which holds the lock of its own entry. A pull also keeps the locks of
-its blobs and layers, shared, until it has recorded its image under images.lock; a job that is being made locks the records of its images,
-shared, until it has their layers; the collector, which holds images.lock, therefore only ever tries all of these. Whoever looks layers up
-for a job does so under layers/<map>.lock, shared, and writes down in the job's state which it found before letting go: under the same
-lock, exclusive, the collector takes layers out of sight.
+layers/<map>.lock, blobs/partial/<hex>.lock; access/lock is held alone, and so is jenkins/<controller>.lock. A lock is held for file
+operations only; the exceptions are gc.lock, which only collectors want, and a download or an unpacking, which holds the lock of its own
+entry. A pull also keeps the locks of its blobs and layers, shared, until it has recorded its image under images.lock; a job that is being
+made locks the records of its images, shared, until it has their layers; the collector, which holds images.lock, therefore only ever tries
+all of these. Whoever looks layers up for a job does so under layers/<map>.lock, shared, and writes down in the job's state which it found
+before letting go: under the same lock, exclusive, the collector takes layers out of sight.
 
 A layer is not flushed to the disk before it is used. Its seal names the boot that unpacked it, and means nothing after another one, unless
 the layer was settled meanwhile (image.settling): after a power failure a layer is whole or is unpacked again.

@@ -4,7 +4,7 @@
 const { spawn } = require('child_process');
 const { constants } = require('os');
 
-const command = ["/usr/bin/python3", "-IS", "/opt/dockless/dockless", "github", "hook"];
+const command = ["/opt/dockless/dockless", "github", "hook"];
 // jobs can put directories in front of the PATH that comes here
 const env = { ...process.env, PATH: '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin' };
 const child = spawn(command[0], command.slice(1), { stdio: 'inherit', env });

@@ -2,4 +2,4 @@
 # Written by `dockless github install`. Prefer dockless-hook.js: which bash reads this file, a job can choose by GITHUB_PATH.
 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 export PATH
-exec /usr/bin/python3 -IS /opt/dockless/dockless github hook
+exec /opt/dockless/dockless github hook

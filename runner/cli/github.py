@@ -29,7 +29,7 @@ def install(runner_dir: str, with_shell: bool) -> None:
     """Write the launchers into a runner's directory, and the line of its .env that names one."""
     from runner.adapters.github import install as writer
 
-    for path in writer.main(os.path.abspath(sys.argv[0]), sys.executable, os.environ, runner_dir=runner_dir, with_shell=with_shell):
+    for path in writer.main(os.path.abspath(sys.argv[0]), os.environ, runner_dir=runner_dir, with_shell=with_shell):
         click.echo(f"wrote {path}")
     click.echo("restart the runner: it reads .env when it starts")
 

@@ -223,6 +223,8 @@ def test_doctor_is_content_with_what_install_wrote_and_names_what_is_wrong(runne
     after = doctor()
     assert (after.returncode, after.stderr) == (0, "")
     assert "FAIL" not in after.stdout
+    not_isolated = engine.run("github", "install", "--runner-dir", str(runner.root))
+    assert "is no program that a runner should start" in not_isolated.err
     os.unlink(program)
     assert "FAIL  what the hook starts does not" in doctor().stdout
 

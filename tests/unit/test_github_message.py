@@ -113,7 +113,7 @@ def test_log_of_the_runner_has_the_names_in_order() -> None:
 
 
 def test_templates_are_what_install_writes() -> None:
-    words = install.command("/opt/dockless/dockless", "/usr/bin/python3")
+    words = install.command("/opt/dockless/dockless")
     assert (TREE / "ci-templates/github/dockless-hook.js").read_text() == install.javascript(words)
     assert (TREE / "ci-templates/github/dockless-hook.sh").read_text() == install.shell(words)
 

@@ -82,10 +82,12 @@ def _safety(directory: str, hook: str, *, state_dir: str) -> list[Finding]:
 def _program(words: list[str], again: str) -> list[Finding]:
     """Start the program that the hook starts, as far as its version."""
     try:
-        done = process.run([*words[:3], "--version"], timeout_s=30)
+        done = process.run([words[0], "--version"], timeout_s=30)
     except OSError as e:
         return [Finding(f"what the hook starts does not: {e.strerror or e}", f"install dockless again, then: {again}")]
-    return [Finding(f"{words[2]} starts: {done.stdout.decode(errors='replace').strip()}")]
+    if not install.is_isolated(words[0]):
+        return [Finding(f"{words[0]} may import what lies in a checkout", f"use the program that `./dev setup` installed, then: {again}")]
+    return [Finding(f"{words[0]} starts: {done.stdout.decode(errors='replace').strip()}")]
 
 
 def _node(directory: str, hook: str) -> list[Finding]:
@@ -112,7 +114,7 @@ def _command(text: str) -> list[str]:
                 continue
         except ValueError:
             return []
-        if isinstance(words, list) and len(words) > 4 and words[1] == "-IS" and words[-2:] == ["github", "hook"]:
+        if isinstance(words, list) and len(words) > 2 and words[-2:] == ["github", "hook"]:
             return [str(word) for word in words]
     return []
 

@@ -2,6 +2,9 @@
 
 The launcher is JavaScript, because the runner starts that with a node of its own by an absolute path. A shell script it gives to the first
 `bash` on a PATH in front of which every job can put directories; the one that is written as well is for runners without such jobs.
+
+It names the program by the path that stays when dockless is updated. The interpreter is named in the program's first line, by an absolute
+path as well, and so is `-I`: nothing is imported from where the hook starts, which is the checkout.
 """
 
 from __future__ import annotations
@@ -49,10 +52,10 @@ exec COMMAND
 """
 
 
-def command(program: str, interpreter: str, *, config: str = "", state_dir: str = "") -> list[str]:
-    """Return the words that start the hook, isolated from whatever directory and environment they are started in."""
+def command(program: str, *, config: str = "", state_dir: str = "") -> list[str]:
+    """Return the words that start the hook."""
     options = [*(["--config", os.path.abspath(config)] if config else []), *(["--state-dir", state_dir] if state_dir else [])]
-    return [interpreter, "-IS", program, *options, "github", "hook"]
+    return [program, *options, "github", "hook"]
 
 
 def javascript(words: Sequence[str]) -> str:
@@ -65,16 +68,16 @@ def shell(words: Sequence[str]) -> str:
     return _SHELL.replace("COMMAND", process.display(words)).replace("TRUSTED", process.TRUSTED_PATH)
 
 
-def main(program: str, interpreter: str, environ: Mapping[str, str], *, runner_dir: str, with_shell: bool) -> list[str]:
+def main(program: str, environ: Mapping[str, str], *, runner_dir: str, with_shell: bool) -> list[str]:
     """Write both launchers and the line, and return what was written. Idempotent; the runner reads .env when it starts.
 
     UserError for a directory that is no runner's, InfraError when it cannot be written to.
     """
     directory = os.path.abspath(runner_dir)
     check_directory(directory)
-    if not os.path.isfile(program) or not os.access(program, os.X_OK) or program.endswith(".py"):
-        raise UserError(f"{program} is no program that a runner could start", "use the one that `./dev setup` installed")
-    words = command(program, interpreter, config=environ.get("DOCKLESS_CONFIG", ""), state_dir=environ.get("DOCKLESS_STATE", ""))
+    if not is_isolated(program):
+        raise UserError(f"{program} is no program that a runner should start", "use the one that `./dev setup` installed")
+    words = command(program, config=environ.get("DOCKLESS_CONFIG", ""), state_dir=environ.get("DOCKLESS_STATE", ""))
     hook = f"{directory}/{NAME}.{'sh' if with_shell else 'js'}"
     written = {
         f"{directory}/{NAME}.js": javascript(words),
@@ -90,6 +93,15 @@ def main(program: str, interpreter: str, environ: Mapping[str, str], *, runner_d
     except OSError as e:
         raise InfraError(f"{e.filename or directory} cannot be written: {e.strerror}", "run this as the runner's user") from e
     return list(written)
+
+
+def is_isolated(program: str) -> bool:
+    """Tell whether a file is a program that an interpreter starts by its absolute path, and with `-I`."""
+    try:
+        first = files.read(program, limit_bytes=1024**2).partition(b"\n")[0].split()
+    except OSError:
+        return False
+    return os.access(program, os.X_OK) and len(first) == 2 and first[0].startswith(b"#!/") and first[1].startswith(b"-I")
 
 
 def check_directory(directory: str) -> None:

@@ -113,6 +113,17 @@ def test_volume_of_the_host_is_the_administrators_to_allow(runner: Runner, engin
     runner.cleanup()
 
 
+def test_what_workflows_write_for_docker_is_a_warning(runner: Runner) -> None:
+    socket = {"sourceVolumePath": "/var/run/docker.sock", "targetVolumePath": "/var/run/docker.sock", "readOnly": False}
+    called = runner.prepare({"image": "toolbox", "userMountVolumes": [socket], "createOptions": "--entrypoint sh --network host"})
+    warnings = [line for line in called.log.splitlines() if line.startswith("::warning::")]
+    assert [word for word in ("docker.sock", "--entrypoint", "--network") if any(word in line for line in warnings)] == [
+        "docker.sock", "--entrypoint", "--network",
+    ]  # fmt: skip
+    assert runner.step("test -e /var/run/docker.sock || echo none").log == "none\n"
+    runner.cleanup()
+
+
 # services
 
 

@@ -100,6 +100,8 @@ def _plan(asked: message.Message, around: Surroundings, *, work: str, environ: M
     for one in ([job] if job else []) + found:
         for warning in one.options.warnings:
             says.warning(f"{one.spec.image}: {warning}")
+    if job and job.options.entrypoint:
+        says.warning("option --entrypoint of the job's container has no effect: its steps are its programs")
     everybody = [*([job] if job else []), *found]
     published = [port for one in everybody for port in ports.parse(one.spec.name, (*one.asked.ports, *one.options.ports))]
     return _Plan(job, tuple(found), tuple(engines), tuple(published))

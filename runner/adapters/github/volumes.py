@@ -32,9 +32,16 @@ def plan(
         if volume:
             found[volume.target] = volume
     for mount in (*asked.user_mounts, *(_parsed(text) for text in texts)):
+        if _is_docker_socket(mount):
+            says.warning(f"volume {mount.source} has no effect: a job that asks for Docker has an API of its own there")
+            continue
         volume = _of_workflow(mount, work=work, state_dir=state_dir, allowed=allowed, name=name)
         found[volume.target] = volume
     return tuple(found.values())
+
+
+def _is_docker_socket(mount: Mount) -> bool:
+    return os.path.basename(mount.source) == "docker.sock"
 
 
 def _parsed(text: str) -> Mount:
@@ -44,7 +51,7 @@ def _parsed(text: str) -> Mount:
 
 def _of_runner(mount: Mount, *, work: str, state_dir: str) -> VolumeSpec | None:
     target = mounts.check_target(mount.target, mount.target)
-    if os.path.basename(mount.source) == "docker.sock":
+    if _is_docker_socket(mount):
         return None  # always asked for, whether it exists or not; a job's own API is shown at the same place (job.docker)
     if not mount.source:
         return VolumeSpec(target, "job", mounts.volume_name(target), mount.read_only)

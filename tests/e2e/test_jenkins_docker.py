@@ -353,6 +353,8 @@ def test_run_in_the_foreground_passes_output_and_code(agent: Agent) -> None:
         (["run", "-d", "-v", "/:/host", "toolbox", "cat"], 125, "the host's root"),
         (["run", "-d", "-v", "/etc:/x", "toolbox", "cat"], 125, "the host's configuration"),
         (["run", "-d", "-v", "/usr/share:/x", "toolbox", "cat"], 125, "does not belong to the agent's account"),
+        (["run", "-d", "--tmpfs", "/proc/self", "toolbox", "cat"], 125, "--tmpfs"),
+        (["run", "-d", "--tmpfs", "/x:size=1m,rbind", "toolbox", "cat"], 125, "--tmpfs option 'rbind' is not served"),
         (["run", "-d", "--volumes-from", "x", "toolbox", "cat"], 125, "--volumes-from is refused"),
         (["run", "-d", "--what", "toolbox", "cat"], 125, "option --what is not served"),
         (["run", "-d"], 125, "no image is named"),

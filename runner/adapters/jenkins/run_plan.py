@@ -13,6 +13,7 @@ from runner.job.forward import Port
 from runner.model import ContainerSpec, Limits
 from runner.record import NamedTuple
 from runner.sandbox import capabilities
+from runner.sandbox import mounts as target_mounts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 _HOST = "it would join what belongs to this machine"
 _NETWORKS = "networks with names are not served by dockless; --link CONTAINER joins that of another container"
+_TMPFS_OPTIONS = ("size", "mode", "uid", "gid", "nr_inodes", "rw", "ro", "exec", "noexec", "nosuid", "nodev", "noatime")
 GRAMMAR = Grammar(
     "run",
     "-d --detach -t --tty -i --interactive --rm --init --read-only --no-healthcheck -u= --user= -w= --workdir= -v= --volume= --mount= "
@@ -226,11 +228,20 @@ def _adjustments(parsed: Parsed) -> Adjustments:
         raise errors.UserError(f"docker run: a value of --shm-size, --group-add or --ulimit cannot be used: {e}") from e
     if any(not 0 <= group < 65536 for group in groups):
         raise errors.UserError("docker run: --group-add takes numbers below 65536")
-    tmpfs = tuple((path, given) for path, _, given in (text.partition(":") for text in parsed.every("tmpfs")))
-    if any(not path.startswith("/") or "/.." in path for path, _ in tmpfs):
-        raise errors.UserError("docker run: --tmpfs needs an absolute path")
+    tmpfs = tuple(_tmpfs(text) for text in parsed.every("tmpfs"))
     dropped = tuple(name if name == "ALL" else f"CAP_{name.removeprefix('CAP_')}" for name in map(str.upper, parsed.every("cap-drop")))
     return Adjustments(tmpfs, shm_size, rlimits, groups, dropped, parsed.has("read-only"))
+
+
+def _tmpfs(text: str) -> tuple[str, str]:
+    path, _, given = text.partition(":")
+    for option in given.split(",") if given else ():
+        if option.partition("=")[0] not in _TMPFS_OPTIONS:  # others might make another kind of mount of it
+            raise errors.UserError(f"docker run: --tmpfs option {option[:40]!r} is not served by dockless")
+    try:
+        return target_mounts.check_target(path, text), given
+    except errors.UserError as e:
+        raise errors.UserError(f"docker run: --tmpfs: {e.message}") from e
 
 
 def _rlimit(text: str) -> tuple[str, int, int]:

@@ -72,7 +72,7 @@ def run(asked: Asked, around: Surroundings, environ: Mapping[str, str]) -> Outco
     directory = _work_directory(asked, around, environ)
     name = asked.name or agent_command.name(asked.argv, environ) or os.path.basename(directory)
     asked = asked._replace(work_directory=directory, name=name, image=asked.image or around.settings.images.default)
-    argv, jar = agent_jar.find(asked.argv, around, environ, directory=directory)
+    argv, jar = agent_jar.find(asked.argv, around, environ, directory=directory, image=asked.image)
     asked = asked._replace(argv=argv, jar=jar)
     hidden = agent_command.hide(argv, environ, secret=_secret(asked), files=_named_files(argv))
     if hidden.was_shown:

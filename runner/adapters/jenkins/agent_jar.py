@@ -9,7 +9,7 @@ from runner.adapters.jenkins import agent_command
 from runner.kernel import files, locks
 from runner.model import VolumeSpec
 from runner.record import NamedTuple
-from runner.sandbox import mounts
+from runner.sandbox import mounts, toolbox
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class _Record(NamedTuple):
 
 
 def find(
-    argv: tuple[str, ...], around: Surroundings, environ: Mapping[str, str], *, directory: str
+    argv: tuple[str, ...], around: Surroundings, environ: Mapping[str, str], *, directory: str, image: str
 ) -> tuple[tuple[str, ...], VolumeSpec | None]:
     """Return the command and what has to be bound for its jar, None where it is in the agent's directory or in the image.
 
@@ -54,7 +54,9 @@ def find(
     if not source:
         return argv, None
     target = agent_command.JAR if inside else path
-    return agent_command.with_jar(argv, target) if inside else argv, VolumeSpec(target, "bind", source, read_only=True)
+    if image == toolbox.IMAGE and mounts.is_within(target, "/usr"):
+        target = f"{agent_command.SECRETS}/agent.jar"  # that /usr is the host's, in which nothing can be made
+    return agent_command.with_jar(argv, target) if argv else argv, VolumeSpec(target, "bind", source, read_only=True)
 
 
 def _fetch(url: str, around: Surroundings) -> str:

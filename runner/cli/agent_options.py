@@ -15,7 +15,7 @@ _OF_RUN = (
 )  # fmt: skip
 OPTIONS = (
     *(option for option in run_options.OPTIONS if option.key() in _OF_RUN),
-    Option(("--name",), "NAME", "the agent's name: a second start ends the first [default: the node's, as Jenkins says it]"),
+    Option(("--name",), "NAME", "the agent's name: a second start ends the first [default: the node's, where Jenkins says it, else DIR]"),
     Option(("--workdir",), "DIR", "the node's remote root directory, at the same path inside [default: as Jenkins says it]"),
     Option(("--secret-file",), "FILE", "where an inbound agent's secret is [default: -secret @FILE, or $JENKINS_SECRET]"),
 )

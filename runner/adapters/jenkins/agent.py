@@ -70,7 +70,7 @@ def run(asked: Asked, around: Surroundings, environ: Mapping[str, str]) -> Outco
     for number in (signals.SIGINT, signals.SIGTERM, signals.SIGHUP):
         signals.signal(number, _interrupted)  # until there is a container: what was begun is undone
     directory = _work_directory(asked, around, environ)
-    name = asked.name or agent_command.name(asked.argv, environ) or os.path.basename(directory)
+    name = asked.name or agent_command.name(asked.argv, environ) or directory
     asked = asked._replace(work_directory=directory, name=name, image=asked.image or around.settings.images.default)
     argv, jar = agent_jar.find(asked.argv, around, environ, directory=directory, image=asked.image)
     asked = asked._replace(argv=argv, jar=jar)

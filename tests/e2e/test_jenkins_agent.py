@@ -4,6 +4,7 @@ import hashlib
 import os
 import random
 import shlex
+import shutil
 import signal
 import subprocess
 import time
@@ -20,6 +21,23 @@ SOAK_BYTES = int(os.environ.get("DOCKLESS_SOAK_MIB", "64")) * 1024**2
 _CHUNK = 1024**2
 _PREAMBLE = PREAMBLE.decode().replace("\0", "\\0")
 _ECHO = f"""printf '{_PREAMBLE}'; exec cat"""
+
+# as remoting's Main does it: stdout is the channel's from now on, and System.out the log's
+_JAVA = """
+import java.io.*;
+public class Agent {
+    public static void main(String[] words) throws IOException {
+        OutputStream channel = new FileOutputStream(FileDescriptor.out);
+        System.setOut(System.err);
+        channel.write("<===[JENKINS REMOTING CAPACITY]===>rO0ABXNyABpodWRzb24ucmVtb3RpbmcuQ2FwYWJpbGl0eQ==\\0\\0\\0\\0".getBytes());
+        System.out.println(java.nio.charset.Charset.defaultCharset() + " " + System.getProperty("user.home") + " \\u00fc console="
+            + (System.console() != null));
+        InputStream in = new FileInputStream(FileDescriptor.in);
+        byte[] block = new byte[65536];
+        for (int size; (size = in.read(block)) > 0; ) channel.write(block, 0, size);
+    }
+}
+"""
 
 
 class Node:
@@ -247,3 +265,49 @@ def test_directory_that_nobody_names_is_asked_for(engine: Engine) -> None:
     result = engine.run("jenkins", "agent", "--image", "toolbox", "--", "true")
     assert (result.code, result.out) == (1, "")
     assert "--workdir DIR" in result.err
+
+
+def test_start_that_is_still_being_made_is_taken_over_as_well(node: Node) -> None:
+    first = node.start(_ECHO)
+    assert wait_until(node.engine.jobs)
+    second = node.start(_ECHO)
+    assert second.handshake() == b""
+    assert first.wait() != 0
+    second.stdin.close()
+    assert second.wait() == 0
+
+
+def test_of_starts_at_the_same_moment_one_remains(node: Node) -> None:
+    agents = [node.start(_ECHO) for _ in range(3)]
+
+    def running() -> list[Controller]:
+        return [agent for agent in agents if agent.process.poll() is None]
+
+    assert wait_until(lambda: len(running()) == 1, 60)
+    (left,) = running()
+    assert left.handshake() == b""
+    left.stdin.close()
+    assert [agent.wait() == 0 for agent in agents].count(True) == 1
+
+
+@pytest.mark.skipif(shutil.which("javac") is None, reason="a JDK is not installed")
+def test_java_finds_its_home_and_writes_utf_8_and_its_channel_is_exact(node: Node) -> None:
+    node.root.mkdir()
+    (node.root / "Agent.java").write_text(_JAVA)
+    agent = node.launch("java", "-Xmx64m", "Agent.java")
+    assert agent.handshake() == b""
+    sent: list[str] = []
+    received = agent.exchange(lambda stream: sent.append(_send(stream, 32 * _CHUNK)), _receive)
+    assert received == (sent[0], 32 * _CHUNK)
+    assert agent.wait() == 0
+    assert agent.log() == "UTF-8 /root ü console=false\n"
+
+
+@pytest.mark.skipif(shutil.which("javac") is None, reason="a JDK is not installed")
+def test_java_ends_on_sigterm(node: Node) -> None:
+    node.root.mkdir()
+    (node.root / "Agent.java").write_text(_JAVA)
+    agent = node.launch("java", "-Xmx64m", "Agent.java")
+    agent.handshake()
+    agent.kill()
+    assert agent.wait() == 143

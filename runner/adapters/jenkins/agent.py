@@ -15,7 +15,7 @@ from runner.job import oneoff
 from runner.kernel import files, process, signals
 from runner.model import ContainerSpec, JobSpec, Limits, VolumeSpec
 from runner.record import NamedTuple
-from runner.sandbox import mounts
+from runner.sandbox import mounts, toolbox
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -161,6 +161,9 @@ def _volumes(asked: Asked, around: Surroundings) -> tuple[VolumeSpec, ...]:
     directory = asked.work_directory
     target = mounts.check_target(directory, directory)
     found = {target: VolumeSpec(target, "bind", mounts.check_source(directory, directory, state_dir=around.store.root))}
+    if asked.image == toolbox.IMAGE:  # the Java of its /usr has its configuration elsewhere (Debian's openjdk)
+        for path in (f"/etc/{name}" for name in os.listdir("/etc") if name.startswith("java-")):
+            found[path] = VolumeSpec(path, "bind", path, read_only=True)
     if asked.jar:
         found[asked.jar.target] = asked.jar
     for volume in mounts.parse_all(asked.volumes, state_dir=around.store.root, cwd=directory):

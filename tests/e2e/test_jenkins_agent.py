@@ -267,6 +267,33 @@ def test_directory_that_nobody_names_is_asked_for(engine: Engine) -> None:
     assert "--workdir DIR" in result.err
 
 
+def test_first_one_that_does_not_answer_is_killed(node: Node) -> None:
+    first = node.start(_ECHO)
+    first.handshake()
+    first.process.send_signal(signal.SIGSTOP)
+    second = node.start(_ECHO)
+    assert second.handshake() == b""
+    assert first.wait() == -signal.SIGKILL
+    second.stdin.close()
+    assert second.wait() == 0
+
+
+def test_orphans_are_reaped(node: Node) -> None:
+    agent = node.start("for n in 1 2 3 4 5 6 7 8 9; do (true & true); done; sleep 1; grep -l 'State:.Z' /proc/[0-9]*/status; echo end")
+    assert _text(agent) == "end\n"
+    assert agent.wait() == 0
+
+
+def test_nothing_of_the_controllers_environment_but_what_it_says_of_the_node(node: Node) -> None:
+    agent = node.launch(
+        "env", env={"JENKINS_HOME": "/var/lib/jenkins", "CLOUD_KEY": "x"}, options=("-e", "MINE=1"), url="http://127.0.0.1:1/"
+    )
+    names = {line.partition("=")[0] for line in _text(agent).splitlines()}
+    assert agent.wait() == 0
+    own = {"HUDSON_COOKIE", "NODE_NAME", "WORKSPACE", "JENKINS_URL", "HUDSON_URL", "AGENTJAR_URL", "SLAVEJAR_URL", "MINE"}
+    assert names == own | {"PATH", "HOME", "HOSTNAME", "LANG"}
+
+
 def test_start_that_is_still_being_made_is_taken_over_as_well(node: Node) -> None:
     first = node.start(_ECHO)
     assert wait_until(node.engine.jobs)

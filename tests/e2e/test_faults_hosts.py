@@ -22,7 +22,7 @@ class Mistake(NamedTuple):
 
 
 MISTAKES = {
-    "unknown": Mistake("quota: 5\n", "quota is not a setting", "known keys: account, gc, gitlab, images, "),
+    "unknown": Mistake("quota: 5\n", "quota is not a setting", "known keys: account, docker, gc, github, "),
     "misspelt": Mistake("imagse: {}\n", "imagse is not a setting", "did you mean images?"),
     "misspelt below": Mistake(
         "gitlab: {allowed_usres: []}\n", "gitlab.allowed_usres is not a setting", "did you mean gitlab.allowed_users?"

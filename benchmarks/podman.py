@@ -22,6 +22,8 @@ cgroup_manager = "cgroupfs"
 events_logger = "file"
 runtime = "crun"
 exit_command_delay = 1
+[network]
+network_config_dir = "{runtime}/networks"
 """
 
 
@@ -36,7 +38,8 @@ class Podman:
         # podman's own clean-up refuses a path of more than 50 characters, and `podman run` then waits 20 s for an exit code
         self._runtime = Path(tempfile.mkdtemp(prefix="bench-", dir="/tmp"))
         (root / "storage.conf").write_text(_STORAGE.format(root=root))
-        (root / "containers.conf").write_text(_ENGINE)
+        # podman lays a directory of its own over /var/lib when it makes the network of rootless containers, and then finds nothing below
+        (root / "containers.conf").write_text(_ENGINE.format(runtime=self._runtime))
         (root / "policy.json").write_text('{"default": [{"type": "insecureAcceptAnything"}]}')
         self._root = root
         self.environ = {

@@ -5,10 +5,12 @@ The monitor of what its API executed ends after a second, not after five minutes
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from pathlib import Path
 
+from benchmarks import processes
 from runner.kernel import accounts, files, userns
 from runner.sandbox import build_users
 
@@ -53,6 +55,8 @@ class Podman:
     def __exit__(self, *_: object) -> None:
         self.run("rm", "--force", "--time", "0", "--all", check=False)
         self.run("system", "migrate", check=False)  # ends the pause process
+        for pid in processes.naming(str(self._runtime)):
+            os.kill(pid, signal.SIGTERM)  # the way out of networks that were made and removed, which 4.3 leaves running
         # layers belong to subordinate ids
         userns.call(build_users.every_map(accounts.current()), lambda: files.remove_tree(str(self._root)))
         shutil.rmtree(self._runtime)

@@ -28,6 +28,18 @@ def sharing_namespace(pid: int) -> set[int]:
     return found
 
 
+def naming(path: str) -> set[int]:
+    """Return the processes whose command line has a path in it, or one below it."""
+    found = set()
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            if path.encode() in Path(f"/proc/{name}/cmdline").read_bytes():
+                found.add(int(name))
+        except OSError:
+            continue
+    return found
+
+
 def resident_bytes(pid: int) -> int:
     """Return the resident memory of a process, what it shares with others included."""
     text = Path(f"/proc/{pid}/smaps_rollup").read_text()

@@ -58,6 +58,12 @@ def assemble(
     current = found.state._replace(keeper=starting.ready())
     undo.add(lambda: keeper.kill(current.keeper))
     plan = _plan(spec, around, current, images=images, lowers=lowers, container_map=container_map, job=endpoint, addresses=addresses)
+    api = None
+    if spec.docker:
+        from runner.job import docker  # for jobs that ask for it
+
+        sidecar = _sidecar_plan(plan, spec.docker, store, current)
+        api = docker.start(current.keeper, spec.docker, sidecar, log=store.job_log(spec.key, docker.CONTAINER))
     log.debug("furnishing")
     if spec.services:
         starting.online()  # their endpoints need the bridge
@@ -68,10 +74,8 @@ def assemble(
     finally:
         if not spec.services:
             starting.online()  # if not, the keeper has ended under us, and this says why
-    if spec.docker:
-        from runner.job import docker  # for jobs that ask for it
-
-        docker.start(current, spec.docker, _sidecar_plan(plan, spec.docker, store, current), log=store.job_log(spec.key, docker.CONTAINER))
+    if api:
+        api.finish(current)
     first = []
     if spec.staying:
         from runner.job import stay

@@ -6,8 +6,11 @@ reached where they are. A process waits at the sockets until then (job.docker_ga
 
 from __future__ import annotations
 
+import errno
 import os
+import select
 import sys
+import time
 
 from runner import errors, paths
 from runner.job import keeper
@@ -21,12 +24,14 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     from runner.job import furnish
+    from runner.job.keeper import Keeper
     from runner.job.state import JobState
     from runner.model import DockerSpec
 
 CONTAINER = "docker"
 _SOCKET_IN_CONTAINERS = "/var/run/docker.sock"
 FIRST_LISTENER = 3
+_NETWORK_S = 30.0
 _DAYS = 30  # longer than any job
 _CERTIFICATE = """[req]
 distinguished_name = name
@@ -58,39 +63,81 @@ def volumes_of_sidecar(asked: DockerSpec) -> tuple[Volume, ...]:
     return tuple(found)
 
 
-def start(current: JobState, asked: DockerSpec, plan: furnish.Plan, *, log: str) -> None:
-    """Listen for clients, and leave a process that makes the sidecar (the one container of `plan`) for the first of them.
+class Starting:
+    """Sockets that are being made by a child of ours."""
 
-    What the sidecar prints goes to the file `log`. Raises RunnerErrors.
+    def __init__(self, pid: int, answer: int) -> None:
+        self._pid, self._answer = pid, answer
+
+    def finish(self, current: JobState) -> None:
+        """Wait until clients may come, and give what waits for them the limits of `current`. Raises RunnerErrors. Call once."""
+        try:
+            waiting = int(process.receive(self._pid, self._answer))
+        except OSError as e:
+            raise errors.InfraError(f"the job's Docker API cannot listen: {e.strerror}", "run `dockless doctor`") from e
+        if current.cgroup:
+            with open(f"{current.cgroup}/{CONTAINER}/cgroup.procs", "w", encoding="ascii") as file:
+                file.write(str(waiting))
+
+
+def start(young: Keeper, asked: DockerSpec, plan: furnish.Plan, *, log: str) -> Starting:
+    """Begin to listen for clients, in a keeper whose network is still being made; returns at once, `Starting.finish` has to follow.
+
+    What listens makes the sidecar (the one container of `plan`) for the first client. What that prints goes to the file `log`.
     """
     log_fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    # opened here, where the host's hierarchy is in sight; the job sees only its own
-    procs = os.open(f"{current.cgroup}/{CONTAINER}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC) if current.cgroup else -1
     owner = (rootfs.owner_of_root(plan.inner_map.uids), rootfs.owner_of_root(plan.inner_map.gids))
     names = ("localhost", *asked.container.aliases) if asked.certificates else ()
+    own = os.getpid()
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    busy, held = os.pipe2(os.O_CLOEXEC)  # our end of it stays open for as long as this process runs
+    pid = os.fork()
+    if pid == 0:
+        os.close(held)
+        process.die_with(own)
+        process.answer_and_exit(writer, lambda: _start(young, plan, names, owner=owner, log=log_fd, busy=busy))
+    for fd in (writer, log_fd, busy):
+        os.close(fd)
+    return Starting(pid, reader)
 
-    def begin() -> None:
-        keeper.enter(current.keeper)
-        if names:
-            _make_certificates(names, owner=owner)
-        reader, writer = os.pipe2(os.O_CLOEXEC)
-        if os.fork() == 0:
-            process.close_others(keep=(0, 1, 2, writer, log_fd, *((procs,) if procs >= 0 else ())))
-            process.answer_and_exit(writer, lambda: _wait_at_sockets(plan, owner, writer, log_fd, procs, tls=bool(names)))
-        os.close(writer)
-        with open(reader, "rb") as file:
-            answer = file.read()
-        if answer:  # nothing when it listens
-            answers.decode(answer)
 
-    try:
-        process.fork_call(begin)
-    except OSError as e:
-        raise errors.InfraError(f"the job's Docker API cannot listen: {e.strerror}", "run `dockless doctor`") from e
-    finally:
-        os.close(log_fd)
-        if procs >= 0:
-            os.close(procs)
+def _start(young: Keeper, plan: furnish.Plan, names: tuple[str, ...], *, owner: tuple[int, int], log: int, busy: int) -> int:
+    """Return the pid, as the host has it, of the process that waits for clients; they may come when this returns."""
+    keeper.enter(young, network=False)
+    for path in (paths.DOCKER, paths.DOCKER_TLS):
+        os.makedirs(path, 0o755, exist_ok=True)  # job.furnish may have come first
+    if names:
+        _make_certificates(names, owner=owner)
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    pid = os.fork()
+    if pid == 0:
+        process.close_others(keep=(0, 1, 2, writer, log, busy))
+        process.answer_and_exit(writer, lambda: _wait_at_sockets(plan, owner, writer, log, busy, tls=bool(names)))
+    os.close(writer)
+    with open(reader, "rb") as file:
+        answer = file.read()
+    if answer:  # nothing when it listens
+        answers.decode(answer)
+    return pid
+
+
+def _join_network() -> None:
+    """Enter the network of the job's containers, once there is one. TimeoutError if there is none in time."""
+    path = paths.namespace("net", JOB)
+    deadline = time.monotonic() + _NETWORK_S
+    while time.monotonic() < deadline:
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                syscalls.setns(fd, syscalls.CLONE_NEWNET)
+                return
+            finally:
+                os.close(fd)
+        except OSError as e:
+            if e.errno not in (errno.ENOENT, errno.EINVAL):  # a file of that name comes before the namespace is pinned to it
+                raise
+        time.sleep(0.001)
+    raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT), path)
 
 
 def _make_certificates(names: tuple[str, ...], *, owner: tuple[int, int]) -> None:
@@ -110,16 +157,13 @@ def _make_certificates(names: tuple[str, ...], *, owner: tuple[int, int]) -> Non
         os.chown(path, *owner)
 
 
-def _wait_at_sockets(plan: furnish.Plan, owner: tuple[int, int], answer: int, log: int, procs: int, *, tls: bool) -> NoReturn:
+def _wait_at_sockets(plan: furnish.Plan, owner: tuple[int, int], answer: int, log: int, busy: int, *, tls: bool) -> NoReturn:
     """Listen, let the parent go on by closing `answer`, and become the program that waits for a client. Raises only before that."""
     # the C half of socket: the Python one costs each job 5 ms
     import _socket
 
     os.setsid()
-    if procs >= 0:
-        os.write(procs, b"0")
-    fd = os.open(paths.namespace("net", JOB), os.O_RDONLY | os.O_CLOEXEC)
-    syscalls.setns(fd, syscalls.CLONE_NEWNET)
+    _join_network()
     sockets = [_socket.socket(_socket.AF_UNIX)]
     sockets[0].bind(paths.DOCKER_SOCKET)
     os.chmod(paths.DOCKER_SOCKET, 0o666)
@@ -132,14 +176,22 @@ def _wait_at_sockets(plan: furnish.Plan, owner: tuple[int, int], answer: int, lo
         each.listen(_socket.SOMAXCONN)
     os.close(answer)
     try:
-        _become_gate(plan, [each.fileno() for each in sockets], log)
+        _become_gate(plan, [each.fileno() for each in sockets], log, busy)
     except BaseException as e:  # nobody waits for an answer any more: the log is the only place
         os.write(log, f"ERROR: nobody waits for clients of the Docker API: {e}\n".encode())
     finally:
         os._exit(1)
 
 
-def _become_gate(plan: furnish.Plan, sockets: list[int], log: int) -> NoReturn:
+def _become_gate(plan: furnish.Plan, sockets: list[int], log: int, busy: int) -> NoReturn:
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    for fd, source in ((0, null), (1, log), (2, log)):
+        os.dup2(source, fd)  # whoever waits for the end of the one that makes the job waits for its output to be closed
+    # starting a program would take the processor from who makes the job: not before that is done, or a client is there
+    poll = select.poll()
+    for fd in (busy, *sockets):
+        poll.register(fd, select.POLLIN)
+    poll.poll()
     import _pickle
 
     memory = os.memfd_create("plan")

@@ -59,7 +59,7 @@ def run(plan: Plan) -> dict[str, list[int]]:
     rootfs.bind(crun.program(), crun.PROGRAM, read_only=True)
     if plan.docker:
         for path in (paths.DOCKER, paths.DOCKER_TLS):
-            os.mkdir(path, 0o755)
+            os.makedirs(path, 0o755, exist_ok=True)  # job.docker may have come first
     services = [endpoint for endpoint in plan.endpoints if endpoint.name != JOB]  # that one came with the keeper
     inhabitants = [Inhabitant(endpoint, plan.addresses) for endpoint in services]
     ip = netlink.start_ip() if plan.addresses and services else None

@@ -63,8 +63,6 @@ def run(plan: Plan) -> dict[str, list[int]]:
     services = [endpoint for endpoint in plan.endpoints if endpoint.name != JOB]  # that one came with the keeper
     inhabitants = [Inhabitant(endpoint, plan.addresses) for endpoint in services]
     ip = netlink.start_ip() if plan.addresses and services else None
-    for path in dict.fromkeys(path for container in plan.containers for path in container.made_volumes):
-        make_volume(path, owner=owner)
     made = _furnish_containers(plan, owner=owner)
     for inhabitant in inhabitants:
         inhabitant.pin()
@@ -84,8 +82,6 @@ def join(plan: Plan) -> None:
     owner = (rootfs.owner_of_root(plan.inner_map.uids), rootfs.owner_of_root(plan.inner_map.gids))
     inhabitant = Inhabitant(endpoint, plan.addresses, plan.inner_map)
     ip = netlink.start_ip()
-    for path in dict.fromkeys(path for container in plan.containers for path in container.made_volumes):
-        make_volume(path, owner=owner)
     inhabitant.pin()
     netlink.finish_ip(ip, [network.attach_command(endpoint.number, pid=inhabitant.pid, mtu=plan.mtu)])
     inhabitant.configure()
@@ -96,12 +92,12 @@ def join(plan: Plan) -> None:
 def add(plan: Plan) -> dict[str, list[int]]:
     """Furnish further containers of a job that stands, in endpoints that it has; return their users like `run`. Raises RunnerErrors."""
     owner = (rootfs.owner_of_root(plan.inner_map.uids), rootfs.owner_of_root(plan.inner_map.gids))
-    for path in dict.fromkeys(path for container in plan.containers for path in container.made_volumes):
-        make_volume(path, owner=owner)
     return _furnish_containers(plan, owner=owner)
 
 
 def _furnish_containers(plan: Plan, *, owner: tuple[int, int], user_namespace: str = paths.USER_NAMESPACE) -> dict[str, list[int]]:
+    for path in dict.fromkeys(path for container in plan.containers for path in container.made_volumes):
+        make_volume(path, owner=owner)
     if any(not container.lowers for container in plan.containers) and not os.path.isdir(f"{paths.RUN}/toolbox"):
         toolbox.furnish(f"{paths.RUN}/toolbox", owner=owner)
     hosts = network.hosts(

@@ -131,7 +131,7 @@ def test_services_have_the_names_of_the_workflow_by_the_runners_log(runner: Runn
     worker_log(runner, {"database": "toolbox", "cache": "toolbox"})
     runner.prepare(services=[_web(), _web()])
     assert [each["contextName"] for each in runner.context["services"]] == ["database", "cache"]
-    fetch = "curl -fsS -o /dev/null --retry 9 --retry-connrefused"
+    fetch = "curl -fs -o /dev/null --retry 9 --retry-connrefused"
     assert runner.step(f"{fetch} http://database/ && {fetch} http://cache/ && echo both").log == "both\n"
     assert runner.step("getent hosts toolbox-0 toolbox-1 | wc -l").log == "2\n"
     runner.cleanup()

@@ -74,7 +74,7 @@ def test_process_that_a_step_leaves_is_there_for_the_next_one_and_ends_with_the_
     runner.prepare()
     started = runner.step("nohup python3 -m http.server 8123 > /dev/null 2>&1 & echo $! > /tmp/pid")
     assert started.code == 0
-    fetch = "curl -fsS -o /dev/null --retry 9 --retry-connrefused http://localhost:8123/"
+    fetch = "curl -fs -o /dev/null --retry 9 --retry-connrefused http://localhost:8123/"
     assert runner.step(f"{fetch} && kill -0 $(cat /tmp/pid) && echo both").log == "both\n"
     assert runner.step("(true &) ; sleep 0.3; ps -e -o stat= | grep -c Z || true").log == "0\n"
     assert runner.step("test /proc/1/root/etc/hostname -ef /etc/hostname; tr -d '\\0' < /proc/1/environ").log == "HOME=/root"
@@ -133,7 +133,7 @@ def test_services_are_reached_by_name_and_healthy_first(runner: Runner, engine: 
     slow = ["-c", '"echo', "starting;", "sleep", "1;", "touch", "/tmp/ready;", "exec", "python3", "-m", "http.server", '80"']
     services = [_web(createOptions="--name web"), {"image": "toolbox", "entryPoint": "sh", "entryPointArgs": slow, "createOptions": check}]
     runner.prepare(services=services)
-    fetch = "curl -fsS -o /dev/null --retry 9 --retry-connrefused"
+    fetch = "curl -fs -o /dev/null --retry 9 --retry-connrefused"
     assert runner.step(f"{fetch} http://web/ && {fetch} http://db/ && echo both").log == "both\n"
     log = runner.cleanup().log
     assert "::group::Log of service db (toolbox)" in log
@@ -168,7 +168,7 @@ def test_job_without_a_container_reaches_services_on_the_host(runner: Runner, en
 def test_action_sees_the_workspace_and_the_services(runner: Runner, engine: Engine) -> None:
     runner.prepare(services=[_web(createOptions="--name web")])
     runner.step("echo from the job > file")
-    script = "cat file; curl -fsS -o /dev/null --retry 9 --retry-connrefused http://web/ && echo reached; touch made;"
+    script = "cat file; curl -fs -o /dev/null --retry 9 --retry-connrefused http://web/ && echo reached; touch made;"
     tell = 'echo \\"x=$INPUT_X\\" >> $GITHUB_OUTPUT'
     called = runner.action("toolbox", entrypoint="sh", arguments=f'-c "{script} {tell}"', env={"INPUT_X": "a secret\nin two lines"})
     assert (called.code, called.log) == (0, "from the job\nreached\n")

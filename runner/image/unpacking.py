@@ -89,9 +89,14 @@ class Unpacking:
                     return
                 except (errors.RunnerError, OSError) as e:
                     if self._failed:
-                        raise Abandoned from e
+                        raise
                     log.debug(f"layer {at + 1} of image {self._source} is unpacked once more: {e}")
             self._from_store(at)
+        except (errors.RunnerError, OSError) as e:
+            if self._failed:  # a layer that failed before has ended this one's worker, and is the one to tell about
+                raise Abandoned from e
+            self._give_up()
+            raise
         except BaseException:
             self._give_up()
             raise

@@ -218,7 +218,7 @@ def test_full_disk_is_the_systems_fault_and_room_is_all_that_is_missing(gitlab: 
         result = worse_hosts.run(argv, env=gitlab.environment(), scripts=around)
     assert result.code == faults.CODES[command][SYSTEM]
     assert DISKS[disk].says.replace("HOST", host) in result.err
-    assert "\n(free some space: dockless gc)" in result.err
+    assert "\n(free some space: dockless gc)" in result.err, result.err
     assert faults.is_explained(result.err), result.err
     assert "left:" not in result.err
     assert result.out == "now it works\n"

@@ -4,14 +4,14 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from runner import paths
 from runner.errors import InfraError, RunnerError, UserError
-from runner.image import layer_names, unpacking
+from runner.image import layer_names, unpacker, unpacking, views
 from runner.kernel import locks
 from runner.model import Image
 from tests.support import archives, images, stores, trees
@@ -88,6 +88,22 @@ def test_member_that_cannot_be_leaves_nothing_of_its_layer(store: paths.Store) -
     assert "leads upwards" in refusal(store, built)
 
 
+def test_layer_whose_worker_ends_because_another_layer_failed_is_not_the_one_to_tell_about(
+    store: paths.Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = stores.add(store, images.build_image([BASE, TOP]))
+    finish = unpacker.Filling.finish
+    with unpacking.Unpacking(store, views.place(store, trees.isolated()), image.layers, source="test") as work:
+
+        def finish_too_late(filling: unpacker.Filling, await_below: Callable[[], None]) -> tuple[bool, int]:
+            work.abandon()
+            return finish(filling, await_below)
+
+        monkeypatch.setattr(unpacker.Filling, "finish", finish_too_late)
+        with pytest.raises(unpacking.Abandoned):
+            work.finish(1)
+
+
 # --- full disk
 
 
@@ -157,7 +173,7 @@ def test_disk_without_room_for_a_lock_is_the_machines_fault(small_disk: paths.St
 # --- many at once, and killed ones
 
 
-def unpacker(store: paths.Store, image: Image) -> "subprocess.Popen[str]":
+def unpacking_process(store: paths.Store, image: Image) -> "subprocess.Popen[str]":
     """Start a process that unpacks an image and prints each blob that it opens, and then the directories."""
     code = f"""
 import sys
@@ -173,7 +189,7 @@ print(*layers.lower_directories({image!r}, trees.isolated(), store=paths.Store({
 
 def test_ten_processes_at_once_unpack_each_layer_once(store: paths.Store) -> None:
     image = stores.add(store, images.build_image([[file(f"f{number}") for number in range(500)], UNDESCRIBED, TOP]))
-    processes = [unpacker(store, image) for _ in range(10)]
+    processes = [unpacking_process(store, image) for _ in range(10)]
     said = [one.communicate(timeout=100)[0].splitlines() for one in processes]
     assert [one.returncode for one in processes] == [0] * 10
     opened = [line for lines in said for line in lines if line.startswith("opened")]
@@ -189,7 +205,7 @@ def many_files(count: int) -> bytes:
 def test_killed_process_leaves_nothing_once_the_next_one_has_come(store: paths.Store) -> None:
     image = stores.add(store, images.build_from_tars([many_files(30_000)]))
     directory_of_map = Path(store.layer_map(layer_names.map_name(trees.isolated())))
-    with unpacker(store, image) as victim:
+    with unpacking_process(store, image) as victim:
         assert wait_until(lambda: list(directory_of_map.glob(".*/f0*")), 60)
         os.kill(victim.pid, signal.SIGKILL)
     assert [name for name in left(store) if not name.startswith(".")] == []
@@ -202,7 +218,7 @@ def test_killed_process_leaves_nothing_once_the_next_one_has_come(store: paths.S
 def test_nothing_of_a_killed_process_goes_on_unpacking(store: paths.Store) -> None:
     image = stores.add(store, images.build_from_tars([many_files(30_000)]))
     lock = store.layer_lock(layer_names.map_name(trees.isolated()), short(image.layers[0].diff_id))
-    with unpacker(store, image) as victim:
+    with unpacking_process(store, image) as victim:
         assert wait_until(lambda: list(Path(store.layers).glob("*/.*[!k]/f0*")), 60)
         os.kill(victim.pid, signal.SIGKILL)
     with locks.hold(lock, timeout_s=20):

@@ -14,6 +14,14 @@ from runner.sandbox import build_users
 # root's tests of a whole machine: only in the guest of ./dev vm, which does not read this file
 collect_ignore = ["vm"]
 
+pytest_plugins = ["tests.support.fixtures"]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Name the marks of tests."""
+    config.addinivalue_line("markers", "attack(cases, taken_out): attacks cases of the threat model (tests.support.defences)")
+
+
 # no example database, because the tree may be read-only; no deadline, because the machine may be busy
 settings.register_profile("dockless", database=None, deadline=None)
 settings.load_profile("dockless")

@@ -1,4 +1,4 @@
-"""An engine of its own for every test, and the proof that the test left nothing."""
+"""An engine of its own for every test that asks for one, and the proof that the test left nothing."""
 
 import os
 import shutil

@@ -43,10 +43,12 @@ def assemble(
     addresses: network.Addresses | None,
     fetch: Fetch,
     facts: dict[str, Any],
+    furnished: Callable[[JobState], object] | None,
 ) -> JobState:
     """Make everything of a job but its keeper, and return its state; services have been started, not waited for.
 
-    `undo` learns what to take back. Raises RunnerErrors.
+    `furnished` hears when containers could be created, while the network is still being made. `undo` learns what to take back.
+    Raises RunnerErrors.
     """
     store = around.store
     undo.add(lambda: cleanup.remove_files(store, spec.key, user, around.account))
@@ -71,6 +73,9 @@ def assemble(
         users = keeper.call(current.keeper, lambda: furnish.run(plan), young=not spec.services)
         current = limits.apply(_record(current, plan, users), spec, undo)
         state.save(store, current)
+        if furnished:
+            starting.pinned()
+            furnished(current)
     finally:
         if not spec.services:
             starting.online()  # if not, the keeper has ended under us, and this says why

@@ -51,25 +51,61 @@ class Execution(NamedTuple):
     detach: bool = False
 
 
-def start(current: JobState, name: str, *, log_path: str, endless_stdin: bool, adjustments: Adjustments) -> Main:
-    """Start a container's own command; what it prints goes to the file `log_path`. Call once for a container.
+class Creating:
+    """A container that a child of ours creates, and starts when it is told to."""
+
+    def __init__(self, pid: int, go: int, answer: int) -> None:
+        self._pid, self._go, self._answer = pid, go, answer
+
+    def start(self) -> Main:
+        """Start the container's own command. Raises crun.StartFailure for a program that cannot be started, and RunnerErrors. Call once."""
+        os.write(self._go, b"s")
+        answer = self._end()
+        if len(answer) == 3:  # the class does not come through the pipe, and its exit code is what the caller is asked for
+            raise crun.StartFailure(*answer)
+        return Main(*answer)
+
+    def abandon(self) -> None:
+        """Let the child end without having started anything; what it made ends with the job. Does nothing after `start`."""
+        if self._go >= 0:
+            try:
+                self._end()
+            except (errors.RunnerError, OSError) as e:
+                log.debug(f"a container was not created: {e}")
+
+    def _end(self) -> Any:
+        os.close(self._go)
+        self._go = -1
+        return process.receive(self._pid, self._answer)
+
+
+def create(current: JobState, name: str, *, log_path: str, endless_stdin: bool, adjustments: Adjustments) -> Creating:
+    """Begin to create a container of a job, which need not be online yet; what it prints goes to the file `log_path`.
 
     With `endless_stdin` its stdin never ends and never has anything, as that of a terminal at which nobody types: `cat` waits for ever.
-    Raises crun.StartFailure for a program that cannot be started, and RunnerErrors.
+    Returns at once. Call once for a container.
     """
     container = current.container(name)
     # crun makes it the container user's own where it can, and we have to read it; nobody else gets into the directory
     log_fd = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
     procs = _open_group(container)
-    try:
-        answer = keeper.call(current.keeper, lambda: _start(container, log_fd, procs, endless_stdin, adjustments))
-    finally:
-        os.close(log_fd)
-        if procs >= 0:
-            os.close(procs)
-    if len(answer) == 3:  # the class does not come through the pipe, and its exit code is what the caller is asked for
-        raise crun.StartFailure(*answer)
-    return Main(*answer)
+    go_r, go_w = os.pipe()
+    answer_r, answer_w = os.pipe()
+    own = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        os.close(go_w)  # it ends when we do
+        process.die_with(own)
+
+        def outer() -> Any:
+            keeper.enter(current.keeper, network=False)
+            process.die_with(own)  # again: our credentials have changed
+            return process.fork_call(lambda: _create_and_start(container, log_fd, procs, go_r, endless_stdin, adjustments))
+
+        process.answer_and_exit(answer_w, outer)
+    for fd in (log_fd, go_r, answer_w, *((procs,) if procs >= 0 else ())):
+        os.close(fd)
+    return Creating(pid, go_w, answer_r)
 
 
 def _open_group(container: ContainerState) -> int:
@@ -77,7 +113,9 @@ def _open_group(container: ContainerState) -> int:
     return os.open(f"{container.cgroup}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC) if container.cgroup else -1
 
 
-def _start(container: ContainerState, log_fd: int, procs: int, endless_stdin: bool, adjustments: Adjustments) -> tuple[object, ...]:
+def _create_and_start(
+    container: ContainerState, log_fd: int, procs: int, go: int, endless_stdin: bool, adjustments: Adjustments
+) -> tuple[object, ...]:
     from runner.job import step  # whoever made the job has loaded it, and docker exec does not need it
 
     if procs >= 0:
@@ -85,12 +123,13 @@ def _start(container: ContainerState, log_fd: int, procs: int, endless_stdin: bo
     base = f"{paths.RUN}/c/{container.name}/base.json"
     files.write_json(base, adjusted(files.read_json(base), adjustments), durable=False)
     bundle = _bundle(container.name)
+    stdin = _open_endless() if endless_stdin else -1
     try:
         argv = step.write_bundle(bundle, container, step.Request(container.name))
-        stdin = _open_endless() if endless_stdin else -1
-        code = process.run_leaving_children(crun.run_argv(bundle, _id(container.name), detach=True), output=log_fd, stdin=stdin)
-        if code != 0:
-            raise crun.failure(bundle, argv) or errors.InfraError(f"crun ended with {code}")
+        _crun(crun.create_argv(bundle, _id(container.name)), bundle, argv, output=log_fd, stdin=stdin)
+        if not os.read(go, 1):
+            raise errors.InfraError("nobody waits for the container any more")
+        _crun(crun.start_argv(bundle, _id(container.name)), bundle, argv)
     except crun.StartFailure as e:
         return e.message, e.hint, e.exit_code
     pid = int(files.read(f"{bundle}/pid"))
@@ -98,6 +137,12 @@ def _start(container: ContainerState, log_fd: int, procs: int, endless_stdin: bo
         return pid, process.start_time(pid)
     except ProcessLookupError:
         return 0, 0
+
+
+def _crun(command: list[str], bundle: str, argv: tuple[str, ...], *, output: int = -1, stdin: int = -1) -> None:
+    code = process.run_leaving_children(command, output=output, stdin=stdin)
+    if code != 0:
+        raise crun.failure(bundle, argv) or errors.InfraError(f"crun ended with {code}")
 
 
 def _bundle(name: str) -> str:

@@ -35,16 +35,21 @@ class Request(NamedTuple):
     publishes: bool = False  # ports of the host may be forwarded to it (job.publish)
 
 
+_PINNED = b"\0"  # what goes before the last word about the network
+
+
 class Starting:
     """A keeper that is being made, and the pipe that keeps it alive until `commit`.
 
-    There are two things to wait for: `ready` means namespaces that can be entered, all but the network's, and `online` everything.
+    There are three things to wait for: `ready` means namespaces that can be entered, all but the network's, `pinned` those of the job's own
+    containers, and `online` everything.
     """
 
     def __init__(self, child: int, answer: int, online: int, lifeline: int) -> None:
         self._child = child
         self._answer, self._online = answer, online
         self._lifeline = lifeline
+        self._heard = b""  # about the network
 
     def ready(self) -> Keeper:
         """Wait until there is a keeper to enter. Raises InfraError with what failed. Call once, and then `online`."""
@@ -54,10 +59,18 @@ class Starting:
             raise _failed(e.strerror or str(e)) from e
         return Keeper(pid, process.start_time(pid), boot.boot_id())
 
+    def pinned(self) -> None:
+        """Wait until the endpoint of the job's own containers can be joined, though nothing answers there yet. Idempotent, before `online`.
+
+        What failed is for `online` to say.
+        """
+        if not self._heard:
+            self._heard = os.read(self._online, 1)
+
     def online(self) -> None:
         """Wait until the keeper has a network of its own, with a router and a way out. Raises InfraError with what failed. Call once."""
         with open(self._online, "rb") as file:
-            words = file.read()
+            words = (self._heard + file.read()).removeprefix(_PINNED)
         if words != b"ok":
             raise _failed(words.decode(errors="replace") or "it ended while it was being made")
 
@@ -133,7 +146,7 @@ def _inner(request: Request, lifeline: int, ready: int, online: int) -> NoReturn
         os.write(ready, b"ok")
         os.close(ready)
         listener = online
-        _connect(request)
+        _connect(request, online)
         os.write(online, b"ok")
         os.close(online)
     except BaseException as e:  # the last word of this process: whatever it is must reach the caller
@@ -159,8 +172,8 @@ def _mount() -> None:
         os.mkdir(f"{paths.RUN}/{name}", 0o755)
 
 
-def _connect(request: Request) -> None:
-    """Make the router, and the endpoint of the job's own containers on it."""
+def _connect(request: Request, online: int) -> None:
+    """Make the router, and the endpoint of the job's own containers on it; say on `online` when that can be joined."""
     addresses = request.addresses
     slirp = _fork_uplink(addresses, mtu=request.mtu, socket=paths.UPLINK_SOCKET if request.publishes else "") if addresses else None
     syscalls.unshare(syscalls.CLONE_NEWNET)
@@ -168,6 +181,7 @@ def _connect(request: Request) -> None:
         _make_uplink_device()
     inhabitant = Inhabitant(request.endpoint, addresses, userns.relative(request.container_map, request.keeper_map))
     inhabitant.pin()
+    os.write(online, _PINNED)
     if addresses and slirp:
         nft, ip = netlink.start_nft(network.router_rules(uplink.DEVICE)), netlink.start_ip()
         slirp.release()

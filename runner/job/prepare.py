@@ -30,11 +30,20 @@ if TYPE_CHECKING:
 _LONGEST_HOSTNAME = 64  # what uname(2) has room for
 
 
-def prepare(spec: JobSpec, around: Surroundings, *, fetch: Fetch, facts: dict[str, Any], lasting: bool = True) -> JobState:
+def prepare(
+    spec: JobSpec,
+    around: Surroundings,
+    *,
+    fetch: Fetch,
+    facts: dict[str, Any],
+    lasting: bool = True,
+    furnished: Callable[[JobState], object] | None = None,
+) -> JobState:
     """Make the job that `spec` asks for and return its state; services have been started, not waited for.
 
     `fetch` returns the stored image of a container with an id map, pulling it where its policy says so, while the keeper is being made.
-    `lasting` lets the job outlive this process; without it the job ends with it.
+    `lasting` lets the job outlive this process; without it the job ends with it. `furnished` is called when containers could be created,
+    while the network is still being made.
     Raises RunnerErrors and then leaves nothing behind.
     """
     store = around.store
@@ -67,6 +76,7 @@ def prepare(spec: JobSpec, around: Surroundings, *, fetch: Fetch, facts: dict[st
         current = assembly.assemble(
             spec, around, starting, undo,
             user=user, container_map=container_map, endpoint=endpoint, addresses=addresses, fetch=fetch, facts=facts,
+            furnished=furnished,
         )  # fmt: skip
         if lasting:
             starting.commit()

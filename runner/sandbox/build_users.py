@@ -3,12 +3,18 @@
 A lease stands as long as the slice's ids may own files of its trust domain anywhere in the store: no other name gets them before.
 """
 
-from collections.abc import Sequence
+from __future__ import annotations
 
 from runner import errors, log, paths
 from runner.kernel import files, locks, userns
-from runner.kernel.userns import Range
-from runner.model import IDS_PER_BUILD_USER, Account, BuildUser, Extent, IdMap, beside
+from runner.model import IDS_PER_BUILD_USER, BuildUser, Extent, IdMap, beside
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from runner.kernel.userns import Range
+    from runner.model import Account
 
 SUBUID, SUBGID = "/etc/subuid", "/etc/subgid"
 LOCAL = "local"  # whose containers `dockless run` starts

@@ -36,6 +36,16 @@ def run_argv(bundle: str, container_id: str, *, detach: bool = False, preserve_f
     return _argv("run", *more, "--bundle", bundle, "--pid-file", f"{bundle}/pid", container_id, log=f"{bundle}/log")
 
 
+def create_argv(bundle: str, container_id: str) -> list[str]:
+    """Return the command that makes a container of a bundle, up to the point where its own program would start: `start_argv` does that."""
+    return _argv("create", "--bundle", bundle, "--pid-file", f"{bundle}/pid", container_id, log=f"{bundle}/log")
+
+
+def start_argv(bundle: str, container_id: str) -> list[str]:
+    """Return the command that starts the program of a container that `create_argv` made."""
+    return _argv("start", container_id, log=f"{bundle}/log")
+
+
 def exec_argv(container_id: str, *, process: str, log: str = "", detach: bool = False) -> list[str]:
     """Return the command that runs one more process in a container that runs, as the file `process` describes it (config.md, "Process").
 

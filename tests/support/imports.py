@@ -10,11 +10,11 @@ SLOW = (
     "click", "yaml", "requests", "urllib3", "pyroute2", "dataclasses", "subprocess", "zstandard", "isal", "asyncio", "inspect", "logging",
     "argparse", "tempfile", "shutil", "pathlib", "difflib", "ssl", "socket", "http", "email", "random", "traceback", "multiprocessing",
     "concurrent", "threading", "ipaddress", "runner.config_file", "runner.job.checks", "runner.image.transport", "runner.image.registry",
-    "runner.image.fetch", "runner.cli.commands", "typing", "re", "enum", "json", "signal", "ctypes", "struct",
+    "runner.image.fetch", "runner.cli.commands", "typing", "re", "enum", "json", "signal", "ctypes", "struct", "collections",
 )  # fmt: skip
 # what `run` may load, which makes a job first, and a stage of a job may not
 SLOW_FOR_STAGES = (
-    "contextlib", "collections", "functools", "runner.job.keeper_start", "runner.job.furnish", "runner.image.pull", "runner.image.auth",
+    "contextlib", "functools", "runner.job.keeper_start", "runner.job.furnish", "runner.image.pull", "runner.image.auth",
 )  # fmt: skip
 _LINE = re.compile(r"import time: +[0-9]+ \| +[0-9]+ \| +([A-Za-z0-9_.]+)\r?")
 

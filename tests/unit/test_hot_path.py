@@ -107,7 +107,7 @@ def test_step_of_a_github_job_loads_nothing_slow(tmp_path: Path) -> None:
 def test_misspelt_option_of_run_waits_for_the_suggestion_only(tmp_path: Path) -> None:
     modules, words = run(["run", "--imgae", "x"], tmp_path)
     assert "did you mean --image?" in words
-    assert imports.slow(modules) == {"difflib", "re", "enum"}
+    assert imports.slow(modules) == {"difflib", "re", "enum", "collections"}
 
 
 def test_version_needs_no_command_line_library(tmp_path: Path) -> None:

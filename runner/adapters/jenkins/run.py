@@ -52,34 +52,48 @@ def start(plan: Plan, shim: Shim, container_id: str) -> None:
         images.append(oneoff.fetch(asked, around, id_map))
         return images[-1]
 
-    def begin(current: JobState) -> JobState:
-        """Start the container's process, and return the job's state with it."""
+    def create(current: JobState) -> detached.Creating:
         files.make_directory(f"{around.store.job(current.key)}/logs")
         log_path = around.store.job_log(current.key, plan.container.name)
-        ports = _published(plan, current)
-        begun = detached.start(
+        return detached.create(
             current, plan.container.name, log_path=log_path, endless_stdin=plan.terminal or plan.interactive, adjustments=plan.adjustments
         )
-        return containers.with_record(current, _record(plan, container_id, begun, images[-1], ports))
+
+    def begin(current: JobState, creating: detached.Creating) -> JobState:
+        """Start the container's process, and return the job's state with it."""
+        try:
+            ports = _published(plan, current)
+        except BaseException:
+            creating.abandon()  # its child is in the job, whose end would wait for it
+            raise
+        return containers.with_record(current, _record(plan, container_id, creating.start(), images[-1], ports))
 
     if plan.links:
         from runner.adapters.jenkins import linking
 
-        linking.start(plan, around, fetch=fetch, begin=begin)
+        linking.start(plan, around, fetch=fetch, begin=lambda current: begin(current, create(current)))
     else:
-        _start_job(plan, shim, around, container_id, fetch=fetch, begin=begin)
+        _start_job(plan, shim, around, container_id, fetch=fetch, create=create, begin=begin)
 
 
 def _start_job(
-    plan: Plan, shim: Shim, around: Surroundings, container_id: str, *, fetch: Fetch, begin: Callable[[JobState], JobState]
+    plan: Plan,
+    shim: Shim,
+    around: Surroundings,
+    container_id: str,
+    *,
+    fetch: Fetch,
+    create: Callable[[JobState], detached.Creating],
+    begin: Callable[[JobState, detached.Creating], JobState],
 ) -> None:
     """Make the job and start the container's process; all of it or nothing, also when this process is killed meanwhile."""
     own = os.getpid()
     spec = _job_spec(plan, shim, key=containers.key(container_id))._replace(owner=(own, process.start_time(own)))
-    current = prepare.prepare(spec, around, fetch=fetch, facts={})
+    creating: list[detached.Creating] = []
+    current = prepare.prepare(spec, around, fetch=fetch, facts={}, furnished=lambda made: creating.append(create(made)))
     try:
         # until now the job was an orphan as soon as we ended
-        state.save(around.store, begin(current)._replace(owner=(0, 0)))
+        state.save(around.store, begin(current, creating[0])._replace(owner=(0, 0)))
     except BaseException:
         cleanup.cleanup(around.store, current.key, around.account)
         raise

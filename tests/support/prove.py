@@ -2,6 +2,7 @@
 
     python -m tests.support.prove [CASE...] [--jobs N]
     python -m tests.support.prove --check       only look whether every defence is there to be taken out, and every case has a test
+    python -m tests.support.prove --table       print the table of docs/security.md
 
 Prints a line for each defence; the exit code is 1 when a test passed without what it is there to defend. Marks: `tests.support.defences`.
 """
@@ -85,15 +86,31 @@ def notices(attacked: Attacked) -> bool:
 
 
 def problems(found: list[Attacked]) -> list[str]:
-    """Return what is wrong with the marks: a defence that is not in the product, a case that nobody attacks."""
+    """Return what is wrong with the marks: a defence that is not in the product, a case that nobody attacks, an old table."""
     wrong = []
     for attacked in found:
         for edit in attacked.taken_out:
             count = (TREE / edit.file).read_text(encoding="utf-8").count(edit.defence)
             if count != 1:
                 wrong.append(f"{attacked.node}: {edit.file} has {count} times: {edit.defence}")
+    if table(found) not in (TREE / "docs/security.md").read_text(encoding="utf-8"):
+        wrong.append("docs/security.md has another table than --table prints")
     attacked_cases = {case for attacked in found for case in attacked.cases}
     return wrong + [f"no test attacks case {case}" for case in CASES if case not in attacked_cases]
+
+
+def table(found: list[Attacked]) -> str:
+    """Return the part of docs/security.md that says which test proves what."""
+    lines = ["| case | what is tried | proven by |", "|---|---|---|"]
+    for case, words in CASES.items():
+        tests: dict[str, list[str]] = {}
+        for attacked in found:
+            if case in attacked.cases:
+                path, _, name = attacked.node.partition("::")
+                tests.setdefault(path, []).append(name)
+        proven = "; ".join(f"`{path}`: {', '.join(dict.fromkeys(names))}" for path, names in sorted(tests.items()))
+        lines.append(f"| {case} | {words} | {proven} |")
+    return "\n".join(lines) + "\n"
 
 
 def main(arguments: list[str]) -> int:
@@ -102,7 +119,11 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("cases", nargs="*", type=int, metavar="CASE")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--check", action="store_true")
+    parser.add_argument("--table", action="store_true")
     asked = parser.parse_args(arguments)
+    if asked.table:
+        print(table(attacks()), end="")
+        return 0
     if asked.check:
         wrong = problems(attacks())
         print("\n".join(wrong))

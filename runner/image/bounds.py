@@ -1,10 +1,13 @@
-"""How much of the machine one layer may take: entries, bytes of a disk that others need too, and names kept in memory."""
+"""How much of the machine one layer may take: entries, bytes of a disk that others need too, names kept in memory, and time."""
 
 import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from runner.errors import InfraError, UserError
+from runner.kernel import signals
 
 _CHECK_DISK_BYTES = 64 * 1024**2
 _INODE_BYTES = 4096  # what an entry without content takes of a disk, about
@@ -18,6 +21,9 @@ class Bounds(NamedTuple):
     total_bytes: int = 256 * 1024**3
     names_bytes: int = 512 * 1024**2  # of directories and whiteouts, which stay in memory to the end
     reserve_bytes: int = 256 * 1024**2
+    expansion: int = 250  # times the blob; gzip reaches 1000 and zstd more with nothing but zeros, what people build seldom 10
+    unsuspicious_bytes: int = 8 * 1024**3  # what any blob may expand to
+    seconds: float = 1800  # of processor time, with everything in it
 
 
 DEFAULT = Bounds()
@@ -62,6 +68,31 @@ class Meter:
             self._unchecked = 0
             if not self.has_room(self._bounds.reserve_bytes):
                 raise failed(self.what, errno.ENOSPC)
+
+
+def check_expansion(what: str, bounds: Bounds, *, read: int, written: int) -> None:
+    """Refuse a blob of which so many bytes became so many, headers and padding included: what no member announces counts as well."""
+    if written > max(bounds.unsuspicious_bytes, bounds.expansion * read):
+        raise refused(what, f"its first {read} bytes expand to more than {written}")
+
+
+@contextmanager
+def in_time(what: str, bounds: Bounds) -> Iterator[None]:
+    """Raise UserError in the block, wherever it is, when this process has used the processors for too long.
+
+    Only the main thread is told: the others have to block SIGPROF. Waiting for the network or a disk does not count.
+    """
+
+    def stop(*_: object) -> None:
+        raise refused(what, f"it takes more than {bounds.seconds:g} seconds of processor time")
+
+    before = signals.signal(signals.SIGPROF, stop)
+    signals.setitimer(signals.ITIMER_PROF, bounds.seconds)
+    try:
+        yield
+    finally:
+        signals.setitimer(signals.ITIMER_PROF, 0)
+        signals.signal(signals.SIGPROF, before)
 
 
 def refused(what: str, words: str) -> UserError:

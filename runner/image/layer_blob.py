@@ -8,6 +8,7 @@ from typing import IO
 
 from runner.errors import InfraError, UserError
 from runner.image import bounds, decompress, unpack
+from runner.kernel import signals
 
 _WAITING = 8  # chunks between the two threads
 
@@ -15,16 +16,20 @@ _WAITING = 8  # chunks between the two threads
 class _Pump:
     """A thread that reads ahead; both hashlib and the decompressors work outside Python's lock."""
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: IO[bytes], what: str, limits: bounds.Bounds) -> None:
         self._queue: queue.Queue[bytes | BaseException] = queue.Queue(_WAITING)
         self._hasher = hashlib.sha256()
-        self._file = file
+        self._file, self._what, self._limits = file, what, limits
         # a daemon: when unpacking fails the whole process ends, and nobody waits for what is still in the blob
         threading.Thread(target=self._run, name="decompress", daemon=True).start()
 
     def _run(self) -> None:
+        signals.pthread_sigmask(signals.SIG_BLOCK, {signals.SIGPROF})  # of bounds.in_time, for the thread that waits for this one
+        written = 0
         try:
             for chunk in decompress.chunks(self._file):
+                written += len(chunk)
+                bounds.check_expansion(self._what, self._limits, read=self._file.tell(), written=written)
                 self._hasher.update(chunk)
                 self._queue.put(chunk)
             self._queue.put(b"")
@@ -47,9 +52,7 @@ class _Pump:
         return f"sha256:{self._hasher.hexdigest()}"
 
 
-def unpack_verified(
-    file: IO[bytes], root: int, *, diff_id: str, what: str, limits: bounds.Bounds = bounds.DEFAULT
-) -> tuple[list[bytes], int]:
+def unpack_verified(file: IO[bytes], root: int, *, diff_id: str, what: str, limits: bounds.Bounds) -> tuple[list[bytes], int]:
     """Fill the directory `root` from a blob whose uncompressed digest is `diff_id`.
 
     Returns its directories without a description, for `below.inherit`, and the bytes that it takes of a disk.
@@ -57,7 +60,7 @@ def unpack_verified(
     Raises UserError for a layer that is damaged, InfraError when the disk fails; the caller removes what is there then. Blocks.
     To be called in a process of its own, which ends after a failure.
     """
-    pump = _Pump(file)
+    pump = _Pump(file, what, limits)
     tree = unpack.Tree(root, what, limits)
     try:
         implicit = tree.fill(pump.chunks())

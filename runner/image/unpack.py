@@ -4,6 +4,7 @@ Runs as root of a user namespace that maps nothing but the layer's owner, and re
 what a layer says can reach nothing outside. A whiteout hides what lies below and never what the layer itself wrote.
 """
 
+import bisect
 import errno
 import os
 import stat
@@ -252,6 +253,8 @@ class Tree:
                 os.close(parent)
 
     def _is_beneath_opaque(self, path: bytes) -> bool:
+        if not self._opaque:
+            return False  # a path is as long as a layer likes
         parents = path.split(b"/")[:-1]
         return any(b"/".join(parents[:depth]) in self._opaque for depth in range(len(parents) + 1))
 
@@ -274,18 +277,24 @@ class Tree:
 
     def _make_parents(self, path: bytes) -> None:
         parts = path.split(b"/")
-        for depth in range(1, len(parts) + 1):
-            here = b"/".join(parts[:depth])
-            try:
-                os.close(self._open_directory(here))
-                continue
-            except (FileNotFoundError, NotADirectoryError):
-                pass
-            parent = self._open_directory(b"/".join(parts[: depth - 1]))
-            try:
-                self._make_implicit(parent, parts[depth - 1], here)
-            finally:
+        # to resolve a path costs as much as it is long: not once for each directory on the way, of which links make 10,000 and more
+        there = bisect.bisect_left(range(1, len(parts) + 1), True, key=lambda depth: not self._leads_to_directory(parts[:depth]))
+        parent = self._open_directory(b"/".join(parts[:there]))
+        try:
+            for depth in range(there + 1, len(parts) + 1):
+                self._make_implicit(parent, parts[depth - 1], b"/".join(parts[:depth]))
+                made = os.open(parts[depth - 1], os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
                 os.close(parent)
+                parent = made
+        finally:
+            os.close(parent)
+
+    def _leads_to_directory(self, parts: list[bytes]) -> bool:
+        try:
+            os.close(self._open_directory(b"/".join(parts)))
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return True
 
     def _make_implicit(self, parent: int, name: bytes, path: bytes) -> None:
         self._meter.entry()

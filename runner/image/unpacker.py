@@ -12,7 +12,7 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from runner.image import below, layer_blob
+from runner.image import below, bounds, layer_blob
 from runner.kernel import answers, files, process, signals, userns
 from runner.model import IdMap
 
@@ -167,13 +167,15 @@ def _fill(file: int, progress: int, answer: int, stack: Sequence[int], at: int, 
     """Unpack one layer into its directory; see Filling.finish for the result."""
     root = stack[at]
     _empty(root)
-    with io.BufferedReader(_Arriving(file, progress), _READ_BYTES) as arriving:
-        implicit, size = layer_blob.unpack_verified(arriving, root, diff_id=diff_id, what=what)
-    if implicit:
-        os.write(answer, _ASKS)
-        if _GO not in os.read(progress, 4096):
-            raise _Abandoned
-        below.inherit(root, implicit, list(reversed(stack[:at])))
+    limits = bounds.DEFAULT
+    with bounds.in_time(what, limits):
+        with io.BufferedReader(_Arriving(file, progress), _READ_BYTES) as arriving:
+            implicit, size = layer_blob.unpack_verified(arriving, root, diff_id=diff_id, what=what, limits=limits)
+        if implicit:
+            os.write(answer, _ASKS)
+            if _GO not in os.read(progress, 4096):
+                raise _Abandoned
+            below.inherit(root, implicit, list(reversed(stack[:at])))
     return int(bool(implicit)), size
 
 

@@ -6,6 +6,8 @@ if TYPE_CHECKING:
 else:
     import _signal as plain
 
+ITIMER_PROF = plain.ITIMER_PROF
+SIG_BLOCK = plain.SIG_BLOCK
 SIG_DFL = plain.SIG_DFL
 SIG_IGN = plain.SIG_IGN
 SIG_SETMASK = plain.SIG_SETMASK
@@ -16,6 +18,7 @@ SIGHUP = plain.SIGHUP
 SIGINT = plain.SIGINT
 SIGKILL = plain.SIGKILL
 SIGPIPE = plain.SIGPIPE
+SIGPROF = plain.SIGPROF
 SIGQUIT = plain.SIGQUIT
 SIGSTOP = plain.SIGSTOP
 SIGTERM = plain.SIGTERM
@@ -25,5 +28,6 @@ SIGUSR2 = plain.SIGUSR2
 SIGWINCH = plain.SIGWINCH
 pidfd_send_signal = plain.pidfd_send_signal
 pthread_sigmask = plain.pthread_sigmask
+setitimer = plain.setitimer
 set_wakeup_fd = plain.set_wakeup_fd
 signal = plain.signal

@@ -17,7 +17,7 @@ from runner.model import Image
 from tests.support import archives, images, stores, trees
 from tests.support.engine import wait_until
 from tests.support.images import BuiltImage, TarEntry, directory, file
-from tests.support.layered import emptied, left, short, unpacked
+from tests.support.layered import emptied, free, left, on_small_disk, short, unpacked
 
 BASE = [directory("etc"), file("etc/conf", b"base", uid=7)]
 TOP = [file("hello", b"hi")]
@@ -97,6 +97,7 @@ def test_layer_whose_worker_ends_because_another_layer_failed_is_not_the_one_to_
 
         def finish_too_late(filling: unpacker.Filling, await_below: Callable[[], None]) -> tuple[bool, int]:
             work.abandon()
+            os.waitid(os.P_PID, work._unpacker._pid, os.WEXITED | os.WNOWAIT)  # its worker is as good as ended then
             return finish(filling, await_below)
 
         monkeypatch.setattr(unpacker.Filling, "finish", finish_too_late)
@@ -109,32 +110,9 @@ def test_layer_whose_worker_ends_because_another_layer_failed_is_not_the_one_to_
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[paths.Store]:
-    """A store on a tmpfs of a megabyte and fifty files, reached through a descriptor: the mount is in another process's namespace."""
-    target = tmp_path / "small"
-    target.mkdir()
-    code = f"""
-import sys
-from runner.kernel import syscalls
-from tests.support import trees
-def mount():
-    syscalls.mount("tmpfs", {str(target)!r}, "tmpfs", 0, "size=1m,nr_inodes=50,mode=700")
-    print(__import__("os").getpid(), flush=True)
-    sys.stdin.read()
-trees.in_keeper(mount)
-"""
-    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
-        assert holder.stdout
-        pid = int(holder.stdout.readline())
-        root = os.open(f"/proc/{pid}/root{target}", os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            yield stores.make(Path(f"/proc/self/fd/{root}/store"))
-        finally:
-            os.close(root)
-
-
-def free(store: paths.Store) -> tuple[int, int]:
-    room = os.statvfs(store.root)
-    return room.f_bfree, room.f_ffree
+    """A store on a disk of a megabyte and fifty files."""
+    with on_small_disk(tmp_path / "small", "size=1m,nr_inodes=50") as made:
+        yield made
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,8 @@
 """A store that unpacks layers in a test: what it was asked for, what lies in it, and its end."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +21,36 @@ def emptied(root: Path) -> Iterator[paths.Store]:
         yield store
     finally:
         trees.in_keeper(lambda: trees.remove_all(Path(store.layers)))
+
+
+@contextmanager
+def on_small_disk(target: Path, options: str) -> Iterator[paths.Store]:
+    """Make a store on a tmpfs of its own, reached through a descriptor: the mount is in another process's namespace."""
+    target.mkdir()
+    code = f"""
+import sys
+from runner.kernel import syscalls
+from tests.support import trees
+def mount():
+    syscalls.mount("tmpfs", {str(target)!r}, "tmpfs", 0, {options + ",mode=700"!r})
+    print(__import__("os").getpid(), flush=True)
+    sys.stdin.read()
+trees.in_keeper(mount)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout
+        pid = int(holder.stdout.readline())
+        root = os.open(f"/proc/{pid}/root{target}", os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            yield stores.make(Path(f"/proc/self/fd/{root}/store"))
+        finally:
+            os.close(root)
+
+
+def free(store: paths.Store) -> tuple[int, int]:
+    """Return the blocks and the inodes that are free where a store is."""
+    room = os.statvfs(store.root)
+    return room.f_bfree, room.f_ffree
 
 
 def unpacked(store: paths.Store, image: Image, id_map: IdMap | None = None) -> list[Path]:

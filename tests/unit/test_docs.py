@@ -147,6 +147,9 @@ def test_numbers_of_the_limits_are_those_of_the_code() -> None:
     assert f"Ids are 0 to {IDS_PER_BUILD_USER - 1}." in LIMITS
     assert f"unpack to {bounds.DEFAULT.total_bytes // 1024**3} GiB and\n  {bounds.DEFAULT.members // 10**6} million files" in LIMITS
     assert f"less than {bounds.DEFAULT.reserve_bytes // 1024**2} MiB are free" in LIMITS
+    most, times = bounds.DEFAULT.unsuspicious_bytes // 1024**3, bounds.DEFAULT.expansion
+    assert f"more than {most} GiB and to more than {times} times\n  its blob, or that takes half an hour of processor time" in LIMITS
+    assert bounds.DEFAULT.seconds == 1800
     (most,) = re.findall(r"At most (\d+) containers", LIMITS)
     plan = network.addresses(config.Network().subnet)
     assert plan.endpoint(int(most) - 1)

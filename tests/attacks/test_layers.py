@@ -1,6 +1,8 @@
 """Layers that ask for more than a machine has: each is stopped with a sentence, in bounded memory, and the disk is as it was before."""
 
 import gzip
+import os
+import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -18,7 +20,7 @@ from tests.support import archives, images, stores, trees
 from tests.support.archives import END, extended, header, padded, read_all, record
 from tests.support.defences import attack, without
 from tests.support.engine import TREE
-from tests.support.images import BuiltImage, directory, file, hardlink, symlink
+from tests.support.images import BuiltImage, TarEntry, directory, file, hardlink, symlink
 from tests.support.layered import free, left, on_small_disk, unpacked
 
 BOUNDS, UNPACK, TAR = "runner/image/bounds.py", "runner/image/unpack.py", "runner/image/tar.py"
@@ -240,3 +242,42 @@ def test_hard_link_to_a_symbolic_one_is_that_link_and_no_second_name_of_what_it_
     trees.unpack_tar(raw, tmp_path / "layer")
     assert trees.look(tmp_path / "layer")["h"].kind == "symlink"
     assert (probe / "file").stat().st_nlink == 1
+
+
+# --- D4 6
+
+
+@attack(6, without(UNPACK, 'if name in (b"", b".", b".."):', "if False:"), without(UNPACK, "if part.startswith(_WHITEOUT):", "if False:"))
+@pytest.mark.parametrize("name", [".wh...", ".wh..", ".wh.", "etc/.wh...", "etc/.wh..", "etc/.wh.", ".wh.etc/file", "a/.wh.b/c/.wh.d"])
+def test_whiteout_of_what_cannot_be_and_what_lies_in_one_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match=r"is a whiteout (of nothing that could exist|and no directory)"):
+        trees.unpack_tar(images.tar([directory("etc"), file(name)]), tmp_path / "layer")
+
+
+@attack(6, without(UNPACK, 'return ([b""] if b"" in self._opaque else []) + implicit', "return implicit"))
+def test_opaque_marker_at_the_root_hides_what_lies_below_and_nothing_of_its_own_layer(tmp_path: Path) -> None:
+    trees.unpack_tar(images.tar([file("old"), directory("both"), file("both/old")]), tmp_path / "lower")
+    upper = images.tar([file("new"), file("both/new"), file(".wh..wh..opq")])
+    trees.unpack_tar(upper, tmp_path / "upper", lower=[tmp_path / "lower"])
+    assert set(trees.stacked([tmp_path / "upper", tmp_path / "lower"], tmp_path / "shown")) == {"", "new", "both", "both/new"}
+
+
+# --- D4 8
+
+
+@attack(8, without("runner/image/unpacker.py", "userns.enter(id_map)", "pass"))
+def test_setuid_file_belongs_to_the_slice_that_unpacks_it_and_its_capability_counts_only_there(disk: paths.Store) -> None:
+    capability = struct.pack("<5I", 0x02000001, 1 << 21, 0, 0, 0).decode("latin-1")
+    entries = [file("su", mode=0o6755), file("app", mode=0o6755, uid=1000, gid=1000)]
+    entries.append(TarEntry("ping", mode=0o755, pax={"SCHILY.xattr.security.capability": capability}))
+    (layer,) = unpacked(disk, stores.add(disk, images.build_image([entries])))
+    user = trees.first_user()
+    found = {name: os.stat(layer / name) for name in ("su", "app")}
+    assert {name: (info.st_uid - user.uid_start, info.st_gid - user.gid_start) for name, info in found.items()} == {
+        "su": (0, 0),
+        "app": (1000, 1000),
+    }
+    assert [info.st_mode & 0o7777 for info in found.values()] == [0o6755, 0o6755]
+    seen = trees.in_keeper(lambda: os.getxattr(layer / "ping", "security.capability").hex())
+    version, *_, root = struct.unpack("<6I", bytes.fromhex(seen))
+    assert (version & 0xFF000000, root) == (0x03000000, 1)  # version 3, of the namespace whose root is the slice's first id

@@ -11,6 +11,7 @@ import pytest
 from runner import paths
 from runner.image import layer_names
 from tests.support import images, trees
+from tests.support.defences import attack, without
 from tests.support.engine import Engine, Result
 from tests.support.images import TarEntry, busybox_layer, directory, file, symlink
 
@@ -32,12 +33,18 @@ def run(engine: Engine, tmp_path: Path) -> Iterator[Run]:
     trees.in_keeper(lambda: trees.remove_all(Path(paths.Store(str(engine.state)).layers)))
 
 
+@attack(7, without("runner/sandbox/users.py", "os.O_RDONLY | os.O_NONBLOCK |", "os.O_RDONLY |"))
 @pytest.mark.parametrize("name", ["etc/passwd", "etc/group", "etc/resolv.conf", "etc/hosts", "etc/hostname"])
 def test_fifo_where_a_file_is_read_holds_up_no_start(run: Run, name: str) -> None:
     result = run("echo started", [directory("etc"), TarEntry(name, tarfile.FIFOTYPE)], without=(name,))
     assert (result.code, result.out) == (0, "started\n")
 
 
+@attack(
+    9,
+    without("runner/sandbox/rootfs.py", 'for name in ("dev", "proc", "sys"):', "for name in ():"),
+    without("runner/sandbox/rootfs.py", "_RESOLVE = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_MAGICLINKS", "_RESOLVE = 0"),
+)
 @pytest.mark.parametrize(
     ("name", "code", "words"),
     [
@@ -67,6 +74,14 @@ def test_image_with_the_same_layer_twice_runs(run: Run) -> None:
     assert (result.code, result.out) == (0, "again\n/etc/other\n")
 
 
+@attack(
+    8,
+    without(
+        "runner/kernel/files.py",
+        "def make_directory(path: str, *, mode: int = 0o700)",
+        "def make_directory(path: str, *, mode: int = 0o755)",
+    ),
+)
 def test_setuid_file_is_out_of_reach_for_other_users_of_the_host(run: Run, engine: Engine) -> None:
     assert run("true", [file("su", mode=0o4755)]).code == 0
     store = paths.Store(str(engine.state))

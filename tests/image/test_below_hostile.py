@@ -8,11 +8,16 @@ import pytest
 
 from runner.errors import UserError
 from tests.support import archives, images, trees
+from tests.support.defences import attack, without
 from tests.support.images import TarEntry, directory, file, hardlink, symlink
 from tests.support.trees import Tree
 
 OPQ = ".wh..wh..opq"
 UP = "../" * 40
+UNPACK, BELOW = "runner/image/unpack.py", "runner/image/below.py"
+WAY = "_RESOLVE = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_MAGICLINKS | syscalls.RESOLVE_NO_XDEV"
+WAY_BELOW = f"{WAY} | syscalls.RESOLVE_NO_SYMLINKS"
+ANYWHERE = "_RESOLVE = 0"
 
 
 def state(probe: Path) -> Tree:
@@ -34,6 +39,7 @@ def stack(tmp_path: Path, *layers: list[TarEntry]) -> Tree:
 # --- D4 1, 2: names and links in one layer, besides those of test_unpack_hostile
 
 
+@attack(1, without("runner/image/tar.py", 'if b"\\0" in path:', "if False:"))
 @pytest.mark.parametrize("name", [b"x\0/../../{probe}/file", b"\0", b"{probe}/file\0"])
 @pytest.mark.parametrize("key", [b"path", b"linkpath"])
 def test_zero_byte_in_a_name_ends_no_name_early(tmp_path: Path, probe: Path, name: bytes, key: bytes) -> None:
@@ -45,6 +51,7 @@ def test_zero_byte_in_a_name_ends_no_name_early(tmp_path: Path, probe: Path, nam
     assert state(probe) == before
 
 
+@attack(2, without(UNPACK, 'if member.kind != "directory":', "if False:"))
 @pytest.mark.parametrize("name", ["..", "a/..", "../.", ".", "/.", "a/../.."])
 @pytest.mark.parametrize("there", ["{probe}", UP + "{probe}"])
 def test_link_in_place_of_the_root_or_above_is_refused_and_leads_nowhere(tmp_path: Path, probe: Path, name: str, there: str) -> None:
@@ -73,6 +80,7 @@ LOWER = [
 ]
 
 
+@attack(3, without(BELOW, WAY_BELOW, ANYWHERE))
 @pytest.mark.parametrize("lower", LOWER, ids=["absolute", "upwards", "chained", "proc"])
 @pytest.mark.parametrize(
     "upper",
@@ -103,6 +111,7 @@ def test_link_of_a_lower_layer_leads_no_upper_one_to_the_host(
     assert "untouched" not in {node.text for node in found.values()}
 
 
+@attack(3, without(BELOW, WAY_BELOW, ANYWHERE))
 def test_directory_without_description_does_not_look_as_one_of_the_host(tmp_path: Path, probe: Path) -> None:
     found = stack(tmp_path, [symlink("etc", str(probe)), symlink("deep", f"{probe}/..")], [file("etc/sub/x"), file(f"deep/{probe.name}/x")])
     assert [found[path].mode for path in ("etc", "etc/sub", "deep", f"deep/{probe.name}")] == [0o755] * 4
@@ -118,6 +127,7 @@ def test_directory_without_description_behind_a_link_of_its_own_layer_stays_as_i
 # --- D4 4: hard links to what lies beside
 
 
+@attack(4, without(UNPACK, 'if not there or b".." in there:', "if not there:", UNPACK, WAY, ANYWHERE))
 def test_hard_link_to_a_file_of_another_layer_is_refused(tmp_path: Path) -> None:
     trees.unpack_tar(images.tar([file("theirs", b"x", mode=0o600)]), tmp_path / "other")
     before = trees.look(tmp_path / "other")
@@ -138,6 +148,15 @@ def test_odd_whiteout_hides_nothing_of_the_host(tmp_path: Path, probe: Path, nam
     assert state(probe) == before
 
 
+@attack(
+    6,
+    without(
+        UNPACK,
+        "and each container gets its own /dev\n                self._remove(parent, name)",
+        "\n                self._remove(parent, name)\n                os.mknod(name, 0o20000, 0, dir_fd=parent)",
+    ),
+    more=(7,),
+)
 @pytest.mark.parametrize("device", [(0, 0), (1, 3), (8, 0)])
 def test_device_of_an_image_is_neither_made_nor_a_whiteout(tmp_path: Path, device: tuple[int, int]) -> None:
     devices = [TarEntry(name, kind, device=device) for name in ("d/kept", "new") for kind in (tarfile.CHRTYPE, tarfile.BLKTYPE)]
@@ -148,6 +167,7 @@ def test_device_of_an_image_is_neither_made_nor_a_whiteout(tmp_path: Path, devic
 # --- D4 7: devices
 
 
+@attack(7, without(UNPACK, WAY, ANYWHERE))
 @pytest.mark.parametrize("kind", [tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE])
 def test_special_file_through_a_link_is_made_nowhere(tmp_path: Path, probe: Path, kind: bytes) -> None:
     before = state(probe)

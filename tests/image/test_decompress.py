@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.image import decompress
+from tests.support.defences import attack, without
 
 DATA = bytes(range(256)) * 10_000
 SKIPPABLE = b"\x50\x2a\x4d\x18" + (5).to_bytes(4, "little") + b"notes"
@@ -66,12 +67,14 @@ def test_skippable_frames_are_skipped_wherever_they_are() -> None:
     assert read(SKIPPABLE) == b""
 
 
+@attack(13, without("runner/image/decompress.py", 'raise Malformed(f"its gzip data is damaged: {e}") from e', "return"))
 @pytest.mark.parametrize("raw", [gzip.compress(DATA) + b"garbage after the end", gzip.compress(DATA) + bytes(9) + b"garbage"])
 def test_garbage_after_gzip_is_told(raw: bytes) -> None:
     with pytest.raises(decompress.Malformed, match="gzip data is damaged"):
         read(raw)
 
 
+@attack(13, without("runner/image/decompress.py", 'raise Malformed(f"its zstd data is damaged: {e}") from e', "return"))
 def test_garbage_after_zstd_is_told() -> None:
     with pytest.raises(decompress.Malformed, match="zstd data is damaged"):
         read(zstandard.compress(DATA) + b"garbage after the end")
@@ -111,6 +114,7 @@ def test_dictionary_is_refused() -> None:
         read(zstandard.ZstdCompressor(dict_data=trained).compress(b"sample 7 of many" * 50))
 
 
+@attack(13, without("runner/image/decompress.py", "max_window_size=_WIDEST_WINDOW", "max_window_size=2**31"))
 @pytest.mark.parametrize(("window_log", "is_read"), [(27, True), (28, False)])
 def test_window_that_costs_too_much_memory_is_refused(window_log: int, is_read: bool) -> None:
     parameters = zstandard.ZstdCompressionParameters(window_log=window_log, write_content_size=False)
@@ -124,6 +128,7 @@ def test_window_that_costs_too_much_memory_is_refused(window_log: int, is_read: 
             read(raw)
 
 
+@attack(13, without("runner/image/decompress.py", "if start.startswith(magic):", "if False:"))
 @pytest.mark.parametrize(
     ("raw", "name"),
     [

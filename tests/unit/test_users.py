@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from runner import errors
 from runner.model import User
 from runner.sandbox import users
+from tests.support.defences import attack, without
 
 PASSWD = """\
 root:x:0:0:root:/root:/bin/sh
@@ -131,6 +132,7 @@ def test_links_are_followed_inside_the_root_only(root: Root, tmp_path: Path) -> 
         (root.directory / "etc/passwd").unlink()
 
 
+@attack(7, without("runner/sandbox/users.py", "os.O_RDONLY | os.O_NONBLOCK |", "os.O_RDONLY |"))
 @pytest.mark.timeout(10)
 @pytest.mark.parametrize("kind", ["fifo", "directory", "device", "loop", "proc"])
 def test_files_that_are_no_files_are_as_good_as_missing(root: Root, kind: str) -> None:

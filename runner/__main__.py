@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 _ENGINE_FAILED = 125  # as podman and docker run report their own failures
+_MACHINES_FAULT = (errno.EIO, errno.EROFS, errno.ENOMEM, errno.EMFILE, errno.ENFILE)  # may come from any call, and is no bug of ours
 _CONTAINERS = (["run"], ["step"])  # the commands whose exit code is otherwise the container's
 
 
@@ -82,6 +83,9 @@ def run(argv: list[str]) -> int:
         _discard_stdout()
         if e.errno in (errno.ENOSPC, errno.EDQUOT):  # may happen anywhere, and is nobody's bug
             log.fail(f"{e.filename or 'nothing can be written'}: {e.strerror}", "make room: `dockless gc` removes what no image needs")
+            code = errors.InfraError.exit_code
+        elif e.errno in _MACHINES_FAULT:
+            log.fail(f"{e.filename or 'a file'}: {e.strerror}", "the disk or the machine fails: look at the kernel's log with `dmesg`")
             code = errors.InfraError.exit_code
         else:
             code = _confess(e)

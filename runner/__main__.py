@@ -84,6 +84,9 @@ def run(argv: list[str]) -> int:
         if e.errno in (errno.ENOSPC, errno.EDQUOT):  # may happen anywhere, and is nobody's bug
             log.fail(f"{e.filename or 'nothing can be written'}: {e.strerror}", "make room: `dockless gc` removes what no image needs")
             code = errors.InfraError.exit_code
+        elif isinstance(e, ChildProcessError) and "(exit -" in str(e):
+            log.fail(f"a part of this command was killed: {e.strerror}", "was the machine out of memory? try again")
+            code = errors.InfraError.exit_code
         elif e.errno in _MACHINES_FAULT:
             log.fail(f"{e.filename or 'a file'}: {e.strerror}", "the disk or the machine fails: look at the kernel's log with `dmesg`")
             code = errors.InfraError.exit_code

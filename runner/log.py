@@ -82,8 +82,8 @@ def _write(message: str, colour: str = "") -> None:
     try:
         stream.write(text + "\n")
         stream.flush()
-    except (BrokenPipeError, ValueError):
-        pass  # the reader has gone: words are lost, the work is not
+    except (OSError, ValueError):
+        pass  # the reader has gone, or its disk is full: words are lost, the work is not
 
 
 def paint(text: str) -> None:
@@ -92,5 +92,5 @@ def paint(text: str) -> None:
     try:
         stream.write(text)
         stream.flush()
-    except (BrokenPipeError, ValueError):
+    except (OSError, ValueError):
         pass

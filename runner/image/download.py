@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 from runner import log
-from runner.errors import Busy, InfraError, Temporary
+from runner.errors import Busy, InfraError, Temporary, UserError
 from runner.model import Descriptor
 
 _CHUNK_BYTES = 256 * 1024
@@ -82,7 +82,7 @@ def fetch(request: Request, path: str) -> None:
         hint = "free some space: dockless gc" if e.errno in _NO_ROOM else ""
         where = os.path.dirname(path)
         raise InfraError(f"cannot store blob {request.blob.digest} in {where}: {os.strerror(e.errno or errno.EIO)}", hint) from e
-    except (Cancelled, Temporary):
+    except (Cancelled, Temporary, UserError):
         if os.path.getsize(path) == 0:
             _unlink(path)
         raise

@@ -6,11 +6,11 @@ from contextlib import ExitStack, contextmanager
 from typing import TypeVar
 
 from runner import config, log
-from runner.errors import InfraError, RunnerError, Temporary, UserError
+from runner.errors import InfraError, RunnerError, UserError
 from runner.image import auth, challenge, manifest, mirrors, reference
 from runner.image.endpoint import Endpoint
 from runner.image.manifest import Fetched
-from runner.image.transport import Patience, Stream, Transport, whole
+from runner.image.transport import Patience, Stream, Transport, in_whole
 from runner.model import Reference
 
 _HOSTS = {"docker.io": "registry-1.docker.io"}
@@ -97,14 +97,8 @@ class Client:
     def _manifest(self, endpoint: Endpoint, name: str) -> Fetched:
         what = self._what(name)
         missing = self._missing(what)
-        for last in (False, True):
-            with endpoint.get(f"manifests/{name}", {"Accept": manifest.ACCEPT}, missing=missing) as response:
-                try:
-                    reply = whole(response, limit_bytes=manifest.LIMIT_BYTES)
-                    break
-                except Temporary:  # the connection broke in the middle; before that, endpoint.get tries again by itself
-                    if last:
-                        raise
+        accept = {"Accept": manifest.ACCEPT}
+        reply = in_whole(lambda: endpoint.get(f"manifests/{name}", accept, missing=missing), limit_bytes=manifest.LIMIT_BYTES)
         if reply.status != 200:
             raise InfraError(f"registry {self._ref.registry} answers {reply.status} for {what}")
         return Fetched(reply.headers.get("Content-Type", ""), reply.body)

@@ -10,7 +10,7 @@ import ssl
 import time
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple
 
 import requests
@@ -29,6 +29,10 @@ _ERROR_BODY_BYTES = 8192
 _TIMEOUTS_S = (10.0, 60.0)  # to connect; between two bytes
 _SLOWEST_BODY_S = 60.0  # for a whole manifest or token
 _RETRIED = (429, 500, 502, 503, 504)
+
+
+class _Broken(Temporary):
+    """The connection broke in the middle of a body."""
 
 
 class Patience(NamedTuple):
@@ -66,7 +70,7 @@ class Stream:
             # read1 returns what one recv(2) brings: a registry that dribbles is then seen by the caller.
             return self._response.raw.read1(most_bytes, decode_content=False) or b""
         except (urllib3.exceptions.HTTPError, OSError) as e:
-            raise Temporary(f"registry {_host(self._response.url)} broke off: {_cause(e)}") from e
+            raise _Broken(f"registry {_host(self._response.url)} broke off: {_cause(e)}") from e
 
 
 class _Adapter(HTTPAdapter):
@@ -109,8 +113,7 @@ class Transport:
 
     def get(self, url: str, headers: Mapping[str, str], *, limit_bytes: int) -> Reply:
         """GET a small body, patiently; any status is an answer. InfraError when it is longer than `limit_bytes`."""
-        with self.open(url, headers) as response:
-            return whole(response, limit_bytes=limit_bytes)
+        return in_whole(lambda: self.open(url, headers), limit_bytes=limit_bytes)
 
     def post_form(self, url: str, form: Mapping[str, str], *, limit_bytes: int) -> Reply:
         """POST a form, patiently, following no redirect: a form may hold a secret."""
@@ -119,8 +122,7 @@ class Transport:
             with _translated(url):
                 return self._session.post(url, data=dict(form), **self._options(url))
 
-        with self._patiently(url, send) as response:
-            return whole(response, limit_bytes=limit_bytes)
+        return in_whole(lambda: self._patiently(url, send), limit_bytes=limit_bytes)
 
     @contextmanager
     def open(self, url: str, headers: Mapping[str, str], *, method: str = "GET") -> Iterator[Response]:
@@ -207,6 +209,19 @@ def error_text(response: Response) -> str:
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OSError, urllib3.exceptions.HTTPError):
         return ""
     return "".join(character if character.isprintable() else " " for character in text[:200])
+
+
+def in_whole(ask: Callable[[], AbstractContextManager[Response]], *, limit_bytes: int) -> Reply:
+    """Ask for a body and read it to its end; once more when the connection breaks in the middle, for before that `ask` tries again by itself.
+
+    Raises as reading does: InfraError when it is longer than `limit_bytes`, Temporary when it breaks again or takes too long.
+    """
+    try:
+        with ask() as response:
+            return whole(response, limit_bytes=limit_bytes)
+    except _Broken:
+        with ask() as response:
+            return whole(response, limit_bytes=limit_bytes)
 
 
 def whole(response: Response, *, limit_bytes: int) -> Reply:

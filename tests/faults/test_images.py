@@ -10,6 +10,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.support import faults, images, worse_hosts
+from tests.support.defences import attack, without
 from tests.support.faults import COMMANDS, SYSTEM, USER, Told
 from tests.support.gitlab_jobs import GitLab, job
 from tests.support.images import build_image, busybox_layer, directory, file, write_oci_layout
@@ -236,6 +237,10 @@ def test_job_on_a_full_disk_is_a_system_failure_which_is_tried_again(gitlab: Git
     assert result.runner_log == ""
 
 
+@attack(
+    48,
+    without("runner/__main__.py", "if e.errno in (errno.ENOSPC, errno.EDQUOT):", "if False:"),
+)
 def test_store_without_any_room_takes_no_container(gitlab: GitLab) -> None:
     around = _surroundings(gitlab, DISKS["any"], then="rm $DISK/filler; ls $DISK/jobs")
     result = worse_hosts.run(gitlab.engine.argv("run", "--", "true"), env=gitlab.environment(), scripts=around)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import pytest
 
 from runner.job import keeper
+from tests.support.defences import attack, without
 from tests.support.engine import Engine, processes_of, wait_until
 from tests.support.faults import half_written
 from tests.support.gitlab_calls import Call
@@ -134,6 +135,14 @@ PHASES: dict[str, Callable[[Engine, Images], object]] = {
 }
 
 
+@attack(
+    47,
+    without(
+        "runner/job/gc.py",
+        "if current and current.keeper.pid and current.keeper.is_alive() and not state.is_orphaned(current):",
+        "if current:",
+    ),
+)
 @pytest.mark.parametrize("remover", ["gc", "next job"])
 @pytest.mark.parametrize("phase", PHASES)
 def test_killed_prepare_is_removed(gitlab: GitLab, slow: Images, phase: str, remover: str) -> None:
@@ -169,6 +178,10 @@ def test_prepare_killed_while_services_start_is_removed(gitlab: GitLab, slow: Im
 # `gitlab run`: only this program is killed, not its process group
 
 
+@attack(
+    47,
+    without("runner/job/guard.py", "        else:\n            _end_children()\n", "        else:\n            pass\n"),
+)
 def test_processes_of_a_stage_end_with_the_program(gitlab: GitLab) -> None:
     with gitlab.prepared() as attempt:
         before = set(processes_of(gitlab.engine.state))
@@ -202,6 +215,10 @@ def test_job_of_a_killed_stage_goes_on(gitlab: GitLab) -> None:
 # `gitlab cleanup`
 
 
+@attack(
+    47,
+    without("runner/job/gc.py", "    cleanup.end(store, key, current, account)\n", "    pass\n"),
+)
 @pytest.mark.parametrize("remover", ["cleanup", "gc", "next job"])
 def test_killed_cleanup_is_continued(gitlab: GitLab, remover: str) -> None:
     attempt = gitlab.replay(job(services=[{"name": "toolbox", "command": ["sleep", "4712"]}])).attempt()
@@ -242,6 +259,10 @@ def test_run_killed_while_it_unpacks_leaves_no_half_written_layer(gitlab: GitLab
     assert half_written(gitlab.engine) == []
 
 
+@attack(
+    47,
+    without("runner/job/gc_plan.py", "        if not part.in_use:\n", "        if False:\n"),
+)
 def test_killed_pull_leaves_nothing_after_gc(gitlab: GitLab, slow: Images) -> None:
     _kill(gitlab.engine, ["pull", slow.endless], slow.is_pulling)
     REMOVERS["gc"](gitlab)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from runner.job import keeper
+from tests.support.defences import attack, without
 from tests.support.engine import Engine, processes_of, wait_until
 from tests.support.gitlab_attempt import Attempt
 from tests.support.gitlab_jobs import GitLab, job, output, start_until, text_of
@@ -51,6 +52,14 @@ def test_job_without_a_readable_record_is_ended_by_cleanup(gitlab: GitLab, how: 
         assert gitlab.engine.leftovers() == []
 
 
+@attack(
+    50,
+    without(
+        "runner/job/state.py",
+        "    except (OSError, ValueError, RecursionError) as e:\n        raise _damaged(key, e) from e\n",
+        "    except RecursionError as e:\n        raise _damaged(key, e) from e\n",
+    ),
+)
 def test_stage_of_a_damaged_job_is_a_system_failure_that_names_the_way_out(gitlab: GitLab) -> None:
     with damaged(gitlab, "torn") as attempt:
         ended = attempt.stage("build_script", "true")

@@ -21,6 +21,7 @@ from runner.kernel import locks, process
 from runner.model import Descriptor, Image, ImageConfig, Layer
 from tests.image.test_images import stored_image
 from tests.support import stores
+from tests.support.defences import attack, without
 from tests.support.images import digest_of
 
 DATA = random.Random(1).randbytes(200_000)
@@ -89,6 +90,14 @@ def test_blob_that_is_there_is_not_asked_for(store: paths.Store) -> None:
     assert again.asked == []
 
 
+@attack(
+    50,
+    without(
+        "runner/image/blobs.py",
+        "return os.stat(store.blob(blob.digest)).st_size == blob.size",
+        "return os.path.exists(store.blob(blob.digest))",
+    ),
+)
 def test_blob_cut_short_on_disk_is_brought_again(store: paths.Store) -> None:
     bring(store, Sender(DATA))
     os.truncate(store.blob(BLOB.digest), 100)
@@ -109,6 +118,10 @@ def test_broken_download_is_continued_where_it_broke(store: paths.Store) -> None
     assert sender.asked == [0, 70_000, 70_000, 120_000]
 
 
+@attack(
+    49,
+    without("runner/image/download.py", "if stream.offset != part.size:", "if False:"),
+)
 def test_sender_without_ranges_is_heard_from_the_start(store: paths.Store) -> None:
     sender = Sender(DATA, cuts=[70_000, 90_000], ranges=False)
     bring(store, sender)
@@ -146,6 +159,10 @@ def test_whole_part_of_an_earlier_download_needs_no_connection(store: paths.Stor
     assert content(store) == DATA
 
 
+@attack(
+    49,
+    without("runner/image/download.py", "if stream.total not in (-1, blob.size):", "if False:"),
+)
 @pytest.mark.parametrize(
     ("sent", "total", "cause"),
     [
@@ -196,6 +213,10 @@ def test_sender_that_dribbles_is_left(tmp_path: Path) -> None:
     assert len(sender.asked) == 5
 
 
+@attack(
+    49,
+    without("runner/image/download.py", "if part.size - window_size < _PROGRESS_BYTES:", "if False:"),
+)
 def test_slow_connection_is_left_in_its_middle(tmp_path: Path) -> None:
     class Slow(Connection):
         def read(self, most_bytes: int, /) -> bytes:
@@ -224,6 +245,10 @@ def limited(function: Callable[[], None]) -> Callable[[], None]:
     return run
 
 
+@attack(
+    48,
+    without("runner/image/download.py", "    except OSError as e:\n        _unlink(path)\n", "    except OSError as e:\n"),
+)
 def test_full_disk_names_the_path_and_leaves_nothing(store: paths.Store) -> None:
     with pytest.raises(InfraError, match=f"cannot store blob .* in {store.root}") as caught:
         process.fork_call(limited(lambda: bring(store, Sender(DATA))))

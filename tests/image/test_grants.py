@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from runner import paths
 from runner.image import auth, grants
 from tests.support import stores
+from tests.support.defences import attack, without
 
 A = auth.Credentials("me", "s3cret", source="$DOCKER_AUTH_CONFIG")
 DIGEST = "sha256:" + "a" * 64
@@ -37,6 +38,10 @@ def test_grant_is_remembered_until_its_time_is_over(store: paths.Store) -> None:
     assert not grants.is_remembered(store, "a", grant(store), ttl_s=5, now=NOW + 6)
 
 
+@attack(
+    51,
+    without("runner/image/grants.py", "0 <= now - entry[3] < ttl_s", "now - entry[3] < ttl_s"),
+)
 def test_grant_of_the_future_is_none(store: paths.Store) -> None:
     grants.remember(store, "a", grant(store), ttl_s=60, now=NOW)
     assert not grants.is_remembered(store, "a", grant(store), ttl_s=60, now=NOW - 1)

@@ -12,6 +12,7 @@ from runner.errors import Busy
 from runner.image import auth, blobs, fetch, platforms, pull, reference, registry, transport
 from tests.support import images as made
 from tests.support import stores
+from tests.support.defences import attack, without
 from tests.support.registries import Answer, LyingRegistry, Request
 
 HOST = platforms.host()
@@ -38,6 +39,10 @@ def pull_quickly(store: paths.Store, source: str) -> None:
                 claim.need(blob, lambda offset: client.blob(blob.digest, offset))  # noqa: B023 - called before the next turn
 
 
+@attack(
+    49,
+    without("runner/image/download.py", "with request.open_at(part.size) as stream:", "with request.open_at(0) as stream:"),
+)
 def test_blob_that_breaks_at_any_byte_is_continued_right_there(tmp_path: Path) -> None:
     server = serving()
     cuts: list[int] = []

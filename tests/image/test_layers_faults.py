@@ -57,6 +57,10 @@ def test_layer_with_another_diff_id_than_announced_is_refused(store: paths.Store
 
 
 @attack(13, without("runner/image/layer_blob.py", "if pump.digest() != diff_id:", "if False:"))
+@attack(
+    50,
+    without("runner/image/unpacking.py", "            if blobs.remove_damaged(self._store, blob):", "            if False:"),
+)
 @pytest.mark.parametrize("compression", ["gzip", "zstd", "none"])
 @pytest.mark.parametrize("damage", ["cut", "flipped", "emptied", "extended", "foreign"])
 def test_damaged_blob_is_removed_and_the_whole_one_is_taken_afterwards(store: paths.Store, compression: str, damage: str) -> None:
@@ -117,6 +121,14 @@ def small_disk(tmp_path: Path) -> Iterator[paths.Store]:
         yield made
 
 
+@attack(
+    48,
+    without(
+        "runner/image/unpacking.py",
+        "[os.path.basename(path) for path in self._staging.values()]",
+        "[]",
+    ),
+)
 @pytest.mark.parametrize(
     "entries", [[file("big", bytes(2_000_000))], [file(f"f{number}") for number in range(60)]], ids=["blocks", "inodes"]
 )
@@ -167,6 +179,10 @@ print(*layers.lower_directories({image!r}, trees.isolated(), store=paths.Store({
     return subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
 
 
+@attack(
+    52,
+    without("runner/image/unpacking.py", "fd = locks.take(path, shared=is_there)", "fd = locks.take(path, shared=True)"),
+)
 def test_ten_processes_at_once_unpack_each_layer_once(store: paths.Store) -> None:
     image = stores.add(store, images.build_image([[file(f"f{number}") for number in range(500)], UNDESCRIBED, TOP]))
     processes = [unpacking_process(store, image) for _ in range(10)]
@@ -182,6 +198,14 @@ def many_files(count: int) -> bytes:
     return b"".join(archives.header(b"f%06d" % number) for number in range(count)) + archives.END
 
 
+@attack(
+    47,
+    without(
+        "runner/image/unpacking.py",
+        'entry.startswith(f".{name}.") and not entry.endswith(".lock")',
+        "False",
+    ),
+)
 def test_killed_process_leaves_nothing_once_the_next_one_has_come(store: paths.Store) -> None:
     image = stores.add(store, images.build_from_tars([many_files(30_000)]))
     directory_of_map = Path(store.layer_map(layer_names.map_name(trees.isolated())))

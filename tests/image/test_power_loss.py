@@ -12,6 +12,7 @@ from runner.image import images as records
 from runner.kernel import boot, syscalls
 from runner.model import Image
 from tests.support import images, trees
+from tests.support.defences import attack, without
 from tests.support.images import directory, file
 from tests.support.layered import emptied
 from tests.support.power import Disk
@@ -56,6 +57,10 @@ def is_good(found: list[Path]) -> bool:
     return trees.look(found[1])["etc/conf"].text == "base" * 10_000 and trees.look(found[0])["shared/hello"].text == "hi" * 10_000
 
 
+@attack(
+    53,
+    without("runner/image/layer_names.py", "return is_same and (until == _SETTLED or until == boot.boot_id().encode())", "return is_same"),
+)
 def test_layers_that_were_not_flushed_are_unpacked_again_after_the_next_boot(
     store: paths.Store, source: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -75,6 +80,10 @@ def test_layers_that_were_settled_are_used_as_they_are(store: paths.Store, sourc
     assert [path.stat().st_ino for path in again] == before
 
 
+@attack(
+    53,
+    without("runner/image/settling.py", "        syscalls.syncfs(fd)\n", "        pass\n"),
+)
 def test_settling_writes_layers_before_it_says_so(store: paths.Store, source: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pull(store, source)
     order: list[str] = []
@@ -84,6 +93,11 @@ def test_settling_writes_layers_before_it_says_so(store: paths.Store, source: st
     assert order == ["flushed", "sealed", "sealed"]
 
 
+@attack(
+    48,
+    without("runner/image/settling.py", "            files.remove_tree(store.layer_seal(map_name, name))\n", "            pass\n"),
+    more=(53,),
+)
 def test_disk_that_fails_takes_the_seals_with_it(store: paths.Store, source: str, monkeypatch: pytest.MonkeyPatch) -> None:
     image = pull(store, source)
     lose_content(lower(store, image))
@@ -99,6 +113,10 @@ def test_disk_that_fails_takes_the_seals_with_it(store: paths.Store, source: str
     assert is_good(lower(store, image))
 
 
+@attack(
+    53,
+    without("runner/kernel/files.py", "            if durable:\n                os.fsync(fd)\n", ""),
+)
 def test_last_writes_of_a_pull_may_be_lost_at_any_point(store: paths.Store, source: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """After each of the pull's renames the power fails; what was not flushed is lost, and the next pull and job find a good image."""
     with Disk(monkeypatch, Path(store.root)) as disk:

@@ -21,6 +21,7 @@ from runner.kernel import syscalls, userns
 from runner.model import Descriptor, Extent, IdMap, Image
 from tests.support import images as made
 from tests.support import stores
+from tests.support.defences import attack, without
 from tests.support.registries import Answer, Certificates, LyingRegistry, Request, TokenServer, docker_registry, make_certificates
 
 HOST = platforms.host()
@@ -385,6 +386,14 @@ pull.ensure({source!r}, store=paths.Store({store.root!r}), settings=config.Setti
     return subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
+@attack(
+    52,
+    without(
+        "runner/image/blobs.py",
+        "            exclusive = _take(path, shared=False)",
+        "            exclusive = os.open(os.devnull, os.O_RDONLY)",
+    ),
+)
 def test_ten_processes_download_each_blob_once(store: paths.Store) -> None:
     server = lying(SMALL)
     server.lie = lambda request, answer: answer._replace(delay_s=0.3) if "/blobs/" in request.path else None
@@ -462,6 +471,14 @@ def test_registry_that_is_down_is_temporary(store: paths.Store) -> None:
         ensure(store, "127.0.0.1:1/team/app:v1")
 
 
+@attack(
+    52,
+    without(
+        "runner/image/blobs.py",
+        "    fd = locks.try_take(_lock_path(store, digest))\n    if fd is None:\n",
+        "    fd = os.open(os.devnull, os.O_RDONLY)\n    if fd is None:\n",
+    ),
+)
 def test_garbage_collection_during_a_pull_takes_nothing_of_it(store: paths.Store) -> None:
     server = lying(SMALL)
 

@@ -15,6 +15,7 @@ from runner import config
 from runner.errors import Busy, InfraError, Temporary, UserError
 from runner.image import auth, manifest, reference, registry, transport
 from tests.support import images
+from tests.support.defences import attack, without
 from tests.support.registries import Answer, Certificates, LyingRegistry, Request, make_certificates, serve, tunnel
 
 IMAGE = images.build_image([[images.file("a", b"x" * 1000)]])
@@ -68,6 +69,10 @@ def test_manifest_and_blob_are_read_with_the_right_headers() -> None:
     assert not any("authorization" in request.headers for request in seen)
 
 
+@attack(
+    49,
+    without("runner/image/transport.py", "_RETRIED = (429, 500, 502, 503, 504)", "_RETRIED = ()"),
+)
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
 def test_busy_registry_is_asked_again(status: int) -> None:
     lies = [Answer(status, b"<html>", {"Retry-After": "1"} if status == 429 else {})] * 2
@@ -77,6 +82,10 @@ def test_busy_registry_is_asked_again(status: int) -> None:
     assert len(seen) == 3
 
 
+@attack(
+    49,
+    without("runner/image/transport.py", "max(min(pause, patience.longest_pause_s), asked)", "min(pause, patience.longest_pause_s)"),
+)
 def test_retry_after_is_kept() -> None:
     lies = [Answer(429, b"", {"Retry-After": "1"})]
     with lying(lambda request, answer: lies.pop() if lies else None) as (host, _), client(host) as opened:

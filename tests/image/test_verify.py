@@ -12,6 +12,7 @@ from runner.image import auth, fetch, layers
 from runner.job import state, verify
 from runner.model import IdMap, Image
 from tests.support import images, stores, trees
+from tests.support.defences import attack, without
 from tests.support.images import directory, file
 from tests.support.layered import emptied
 from tests.support.locks import Holder
@@ -61,6 +62,10 @@ def test_store_that_is_whole_has_nothing_to_mend(store: paths.Store, source: str
     assert stores.leftovers(store) == []
 
 
+@attack(
+    50,
+    without("runner/job/verify.py", "    if not difference:\n        return\n", "    return\n"),
+)
 def test_flipped_bits_in_a_layer_are_found_and_mended(store: paths.Store, source: str) -> None:
     image = pull(store, source)
     damage(lower(store, image)[1] / "etc/conf")

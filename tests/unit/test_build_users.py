@@ -15,6 +15,7 @@ from runner.kernel.userns import Range
 from runner.model import Account
 from runner.sandbox import build_users
 from tests.support import stores
+from tests.support.defences import attack, without
 
 RANGES = st.lists(st.builds(Range, st.integers(0, 2**20), st.integers(0, 2**19)), max_size=4).map(tuple)
 
@@ -83,6 +84,10 @@ def test_ranges_of_two_build_users_never_meet(store: paths.Store, account: Accou
     assert all(later - earlier >= 65536 for earlier, later in itertools.pairwise(found))
 
 
+@attack(
+    52,
+    without("runner/sandbox/build_users.py", "if number not in taken), None)", "if number not in taken), 0)"),
+)
 def test_without_a_free_slice_nobody_else_s_is_given(store: paths.Store, account: Account) -> None:
     count = len(build_users.available(account))
     write(store, json.dumps({f"n{number}": number for number in range(count)}))
@@ -108,6 +113,10 @@ def test_an_account_without_subordinate_ids_is_told_how_to_get_them(store: paths
     assert build_users.every(store, nobody) == []
 
 
+@attack(
+    50,
+    without("runner/sandbox/build_users.py", "if not isinstance(value, dict) or not _are_leases(list(value.values())):", "if False:"),
+)
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", "7", "null", '{"a": "0"}', '{"a": -1}', '{"a": 0.5}', '{"a": null}', '{"a": true}', '{"a": 1, "b": 1}', "\x00"]
 )

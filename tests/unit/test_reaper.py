@@ -15,6 +15,7 @@ from runner.kernel import accounts, boot, process, userns
 from runner.model import BuildUser
 from runner.sandbox import build_users
 from tests.support import stores
+from tests.support.defences import attack, without
 from tests.support.locks import Holder
 
 
@@ -91,12 +92,24 @@ def test_a_job_goes_as_soon_as_its_keeper_has_died(jobs: Jobs, sleeper: "subproc
     assert jobs.reap() == ["dying"]
 
 
+@attack(
+    54,
+    without("runner/kernel/process.py", "return int(fields[19]) == started and fields[0]", "return fields[0]"),
+)
 def test_a_process_with_a_dead_keepers_number_is_not_hurt(jobs: Jobs, sleeper: "subprocess.Popen[bytes]") -> None:
     jobs.add("dead", keeper_of(sleeper)._replace(started=1))
     assert jobs.reap() == ["dead"]
     assert sleeper.poll() is None
 
 
+@attack(
+    54,
+    without(
+        "runner/job/keeper.py",
+        "return self.boot_id == boot.boot_id() and process.is_alive(self.pid, self.started)",
+        "return process.is_alive(self.pid, self.started)",
+    ),
+)
 def test_a_job_of_before_the_reboot_goes(jobs: Jobs, sleeper: "subprocess.Popen[bytes]") -> None:
     jobs.add("old", keeper_of(sleeper)._replace(boot_id="another boot"))
     assert jobs.reap() == ["old"]

@@ -18,6 +18,7 @@ from runner.job.surroundings import Surroundings
 from runner.kernel import files, userns
 from runner.model import Descriptor
 from tests.support import stores, trees
+from tests.support.defences import attack, without
 from tests.support.images import build_image, file
 from tests.support.layered import emptied, unpacked
 from tests.support.locks import Holder
@@ -213,6 +214,10 @@ def test_layer_that_a_pull_has_claimed_stays(disk: Disk) -> None:
         assert "layer" not in {each.kind.value for each in disk.look()}
 
 
+@attack(
+    52,
+    without("runner/job/sweep.py", "used=lambda: live.look(store).layers()", "used=set"),
+)
 def test_layer_that_a_job_uses_stays_and_no_other(disk: Disk) -> None:
     (other,) = unpacked(disk.store, stores.add(disk.store, build_image([[file("other", bytes(50_000))]])))
     with disk.job():

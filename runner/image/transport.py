@@ -212,7 +212,7 @@ def error_text(response: Response) -> str:
 
 
 def in_whole(ask: Callable[[], AbstractContextManager[Response]], *, limit_bytes: int) -> Reply:
-    """Ask for a body and read it to its end; once more when the connection breaks in the middle, for before that `ask` tries again by itself.
+    """Ask for a body and read it to its end; once more when the connection breaks in the middle. Before that `ask` tries again by itself.
 
     Raises as reading does: InfraError when it is longer than `limit_bytes`, Temporary when it breaks again or takes too long.
     """

@@ -26,8 +26,12 @@ def run(engine: Engine, image: str) -> tuple[int, str]:
 
 @attack(
     50,
-    without("runner/image/layer_names.py", "    except (OSError, ValueError):\n        return False\n    return is_same", "    except (OSError, ValueError):\n        return True\n    return is_same"),
-)  # fmt: skip
+    without(
+        "runner/image/layer_names.py",
+        "    except (OSError, ValueError):\n        return False\n    return is_same",
+        "    except (OSError, ValueError):\n        return True\n    return is_same",
+    ),
+)
 def test_layers_that_vanish_under_a_container_are_made_again_for_the_next(engine: Engine, image: str) -> None:
     assert run(engine, image) == (0, "hi\n")
     with engine.start("run", "--image", image, "--", "sh", "-c", "echo ready; read go; cat /hello") as victim:

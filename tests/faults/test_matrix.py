@@ -1,4 +1,4 @@
-"""A sample of the matrix of faults that fits into the time that tests have: every kind of boundary once; all of it is tests.faults.matrix."""
+"""A sample of the matrix of faults, every kind of boundary once; all of it, which takes longer than tests may, is tests.faults.matrix."""
 
 from collections.abc import Iterator
 from pathlib import Path

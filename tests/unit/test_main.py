@@ -23,9 +23,12 @@ CODES = [  # as the four commands above report it
     (errors.Bug("what was wrong"), (3, 125, 2, 2)),
     (StartFailure("what was wrong", "do this", 127), (127, 127, 127, 127)),
     (ValueError("what was wrong"), (3, 125, 2, 2)),
-    (OSError(errno.EIO, "what was wrong"), (3, 125, 2, 2)),
+    (OSError(errno.EINVAL, "what was wrong"), (3, 125, 2, 2)),
     (OSError(errno.ENOSPC, "what was wrong", "/srv/store"), (2, 125, 2, 2)),
     (OSError(errno.EDQUOT, "what was wrong"), (2, 125, 2, 2)),
+    (OSError(errno.EIO, "what was wrong"), (2, 125, 2, 2)),
+    (ChildProcessError(errno.ECHILD, "what was wrong (exit -9)"), (2, 125, 2, 2)),
+    (ChildProcessError(errno.ECHILD, "what was wrong (exit 0)"), (3, 125, 2, 2)),
 ]
 
 

@@ -9,7 +9,6 @@ from tests.faults import scenarios
 from tests.faults.scenarios import SCENARIOS, Rig
 from tests.support import boundaries
 from tests.support.boundaries import KILL, Fault
-from tests.support.defences import attack, without
 
 # where a call is looked at that several commands make; one that is not here is looked at in all of them
 _OWNER = {
@@ -49,12 +48,6 @@ def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rig]:
             made.close()
 
 
-@attack(
-    47,
-    without("runner/job/gc.py", "    cleanup.end(store, key, current, account)\n", "    pass\n"),
-    without("runner/__main__.py", "elif e.errno in _MACHINES_FAULT:", "elif False:"),
-    more=(48,),
-)
 @pytest.mark.timeout(900)  # many short commands, on machines that do other things as well
 @pytest.mark.parametrize("rig", SCENARIOS, indirect=True)
 def test_fault_at_any_boundary_leaves_nothing_and_the_next_one_works(rig: Rig) -> None:

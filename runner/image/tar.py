@@ -258,7 +258,8 @@ def _records(data: bytes) -> dict[bytes, bytes]:
         space = data.find(b" ", at, at + 20)
         end = at + _integer(data[at:space]) if space > at else at
         key, equals, value = data[space + 1 : end - 1].partition(b"=")
-        if end <= space or end > len(data) or data[end - 1 : end] != b"\n" or not key or not equals:
+        # without a space nothing would be passed over: the record before would be read for ever
+        if space <= at or end <= space or end > len(data) or data[end - 1 : end] != b"\n" or not key or not equals:
             raise Malformed("an extended header has a record that cannot be read")
         if key in (b"GNU.sparse.offset", b"GNU.sparse.numbytes"):
             sparse_map.append(value)

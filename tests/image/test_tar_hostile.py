@@ -111,6 +111,7 @@ def test_long_sparse_map_costs_time_in_proportion_to_its_length() -> None:
         extended(b"10 path=xyz") + header(),
         extended(b"6 path\n") + header(),
         extended(b"path=x\n") + header(),
+        extended(record(b"path", b"x") + bytes(20)) + header(),  # read for ever once
         extended(b"4 =\n") + header(),
         header(kind=b"L", size=b"00000000005\0") + padded(b"a\0b\0\0") + header(),
         header(kind=b"L", size=b"00000000003\0") + padded(b"abc") + END,

@@ -105,6 +105,9 @@ def _check_name(text: str, registry: str, repository: str) -> None:
         raise UserError(f"bad image name {_quoted(text)}: {_quoted(repository)} is not a repository", _HINT)
     if len(registry) + 1 + len(repository) > _LONGEST_NAME:
         raise UserError(f"image name is too long: at most {_LONGEST_NAME} characters before the tag", _HINT)
+    if _split(f"{registry}/{repository}") != (registry, repository) or local_kind(registry):
+        # docker takes "A/b" for b on a host called A, but in lower case that is a user of Docker Hub, and "OCI:1/b" a file
+        raise UserError(f"bad image name {_quoted(text)}: a registry's name has a dot or a port, a repository no upper-case letters", _HINT)
     short = repository.removeprefix("library/")
     if registry == "docker.io" and len(short) == 64 and _HEX.issuperset(short):
         raise UserError(f"bad image name {_quoted(text)}: it is an image id", "use a name, or name@sha256:<digest>")

@@ -43,7 +43,7 @@ def test_name_is_read_as_docker_reads_it(text: str, canonical: str) -> None:
         "/a", "a/",
         "a//b", "a:", "a:b:c", ":tag", "a:-tag", "a:.tag", f"a:{'t' * 129}", f"{'a' * 300}", f"{'a' * 5000}", "a@", "a@sha256:abc",
         f"a@sha256:{HEX.upper()}", f"a@sha512:{HEX * 2}", f"a@{DIGEST}@{DIGEST}", "a@sha256:" + "../" * 21 + "x", "a___b", "a.-b", "_a",
-        "a_", "ä",
+        "A/b", "OCI:1/b", "Docker-Archive:1/b", "a_", "ä",
         "registry.example:port/a", "registry.example:0/a", "registry.example:99999/a", "registry..example/a", "-host.example/a", "[::1/a",
         "[zz]/a",
         "https://registry.example/a", HEX, "registry.example/\u202ea", "a٠:1", "registry.example:٨٠/a",

@@ -2,6 +2,7 @@
 
 import pytest
 
+from runner.adapters.jenkins import signal_names
 from runner.adapters.jenkins.options import Grammar, Parsed, variables
 from runner.errors import UserError
 
@@ -50,3 +51,9 @@ def test_variables_are_given_or_the_callers() -> None:
     assert variables(parsed, {"B": "own"}, verb="run") == (("A", "1=2"), ("B", "own"))
     with pytest.raises(UserError, match="is no name of a variable"):
         variables(RUN.parse(["-e", "=x", "i"]), {}, verb="run")
+
+
+@pytest.mark.parametrize("text", ["01000", "0" * 5000 + "9", "64000", "RTMIN+00099", "0", "65", "²"])
+def test_numbers_that_are_no_signal_are_none(text: str) -> None:
+    with pytest.raises(UserError):
+        signal_names.number(text)

@@ -169,7 +169,11 @@ def _port(text: str) -> Port:
     rest, _, inner = plain.rpartition(":")
     address, _, outer = rest.rpartition(":")
     numbers = [number for number in (inner, outer) if number]
-    if not inner or not all(number.isascii() and number.isdigit() and int(number[:6]) < 65536 for number in numbers):
+    if (
+        not inner
+        or not all(number.isascii() and number.isdigit() and len(number) < 6 and int(number) < 65536 for number in numbers)
+        or not int(inner)
+    ):
         raise errors.UserError(f"docker run: -p {text[:80]} is not served by dockless: write [[ADDRESS:]PORT:]PORT, of TCP and one by one")
     if address.strip("0123456789.abcdef:[]ABCDEF"):
         raise errors.UserError(f"docker run: -p {text[:80]} names no address of this machine")
@@ -247,10 +251,12 @@ def _tmpfs(text: str) -> tuple[str, str]:
 def _rlimit(text: str) -> tuple[str, int, int]:
     name, _, values = text.partition("=")
     soft, _, hard = values.partition(":")
-    if not name.isalpha():
+    if not (name.isascii() and name.isalpha()):
         raise ValueError(f"{text!r} is not NAME=SOFT[:HARD]")
     unlimited = 2**64 - 1
     first, second = (unlimited if value == "-1" else int(value) for value in (soft, hard or soft))
+    if not (0 <= first <= unlimited and 0 <= second <= unlimited):
+        raise ValueError(f"{text!r} is out of range")
     return f"RLIMIT_{name.upper()}", first, second
 
 

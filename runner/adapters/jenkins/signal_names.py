@@ -13,11 +13,11 @@ _REAL_TIME = 34  # SIGRTMIN of glibc; systemd as PID 1 of an image stops at SIGR
 
 def number(text: str) -> int:
     """Return the number of KILL, SIGKILL or 9. UserError for what is no signal."""
-    if text.isascii() and text.isdigit() and 0 < int(text[:3]) < 65:
+    if text.isascii() and text.isdigit() and len(text) < 3 and 0 < int(text) < 65:
         return int(text)
     name = text.upper().removeprefix("SIG")
     later = name.removeprefix("RTMIN+")
-    if later != name and later.isascii() and later.isdigit() and int(later[:3]) <= 30:
+    if later != name and later.isascii() and later.isdigit() and len(later) < 3 and int(later) <= 30:
         return _REAL_TIME + int(later)
     found = _NUMBERS.get(name)
     if found is None:

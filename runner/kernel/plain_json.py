@@ -41,6 +41,20 @@ def loads(text: bytes | str) -> Any:
     return value
 
 
+def whole(value: Any) -> Any:
+    """Return a value whose texts are all Unicode: the escape of half a character ("\\ud800") is replaced, as Go's reader does.
+
+    No process can be given such a text. What is whole already is returned as it is.
+    """
+    if isinstance(value, str):
+        return value if value.isascii() else value.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+    if isinstance(value, list):
+        return [whole(item) for item in value]
+    if isinstance(value, dict):
+        return {whole(name): whole(item) for name, item in value.items()}
+    return value
+
+
 def dumps(value: Any) -> str:
     """Return the shortest JSON text of a value, in ASCII; TypeError or ValueError for what JSON does not know."""
     return "".join(make_encoder(None, _refuse, encode_basestring_ascii, None, ":", ",", False, False, False)(value, 0))

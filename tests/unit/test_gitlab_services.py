@@ -175,7 +175,7 @@ def test_what_the_job_names_beats_what_the_image_names() -> None:
     assert services.ports((image,), ("443/tcp",)) == (80,)
 
 
-@pytest.mark.parametrize("value", ["", "0", "65536", "-1", "http", "80/tcp", "²", " 80"])
+@pytest.mark.parametrize("value", ["", "0", "65536", "-1", "http", "80/tcp", "²", " 80", "0" * 5000 + "1"])
 def test_a_named_port_that_is_none_is_passed_over(value: str) -> None:
     assert services.ports((("HEALTHCHECK_TCP_PORT", value),), ("80/tcp",)) == (80,)
 
@@ -187,3 +187,8 @@ def test_exposed_tcp_ports_are_asked_in_their_order() -> None:
 
 def test_twenty_ports_are_enough() -> None:
     assert services.ports((), tuple(f"{number}/tcp" for number in range(100, 0, -1))) == tuple(range(1, 21))
+
+
+def test_a_service_is_not_given_what_no_process_can_have() -> None:
+    own = tuple(variable(key, value) for key, value in [("", "a"), ("A=B", "c"), ("D", "e\0f"), ("G", "h")])
+    assert services.environment(Image("redis", variables=own), job(), ()) == (("G", "h"),)

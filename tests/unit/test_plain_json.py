@@ -69,3 +69,8 @@ def test_a_damaged_text_is_a_value_error_also_where_nobody_has_loaded_json(text:
     program = f"import sys; sys.path.append({str(TREE)!r}); from runner.kernel import plain_json; plain_json.loads({text!r})"
     done = subprocess.run([sys.executable, "-IS", "-c", program], env={}, capture_output=True, text=True, timeout=60, check=False)
     assert "\nValueError: " in done.stderr
+
+
+def test_half_a_character_is_replaced_and_everything_else_stays() -> None:
+    value = {"a\ud800": ["b\udfff", "é😀", 1, None, True], "c": 1.5}
+    assert plain_json.whole(value) == {"a\ufffd\ufffd\ufffd": ["b\ufffd\ufffd\ufffd", "é😀", 1, None, True], "c": 1.5}

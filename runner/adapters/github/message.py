@@ -62,7 +62,7 @@ class Container(NamedTuple):
 def parse(raw: bytes) -> Message:
     """Read one call. InfraError for what no runner sends."""
     try:
-        value = plain_json.loads(raw.decode("utf-8-sig"))
+        value = plain_json.whole(plain_json.loads(raw.decode("utf-8-sig")))
     except (ValueError, RecursionError) as e:
         raise InfraError(f"stdin of the hook is no JSON: {e}", _HINT) from e
     top = _table(value)

@@ -84,7 +84,7 @@ def read(path: str) -> Job:
 def parse(raw: bytes) -> Job:
     """Decode the payload. Unknown fields are fine; a field of the wrong type is an InfraError, since the runner promises the type."""
     try:
-        value = plain_json.loads(raw)
+        value = plain_json.whole(plain_json.loads(raw))
     except (ValueError, RecursionError) as e:
         raise InfraError(f"JOB_RESPONSE_FILE is not JSON: {e}", "is this gitlab-runner's custom executor?") from e
     top = _Reader(value, "job")

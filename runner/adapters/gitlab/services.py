@@ -72,6 +72,8 @@ def environment(
     private, everything = job.private_names(), dict(container_environment)
     found = {name: value for name, value in container_environment if name not in private}
     for variable in service.variables:
+        if not variable.key or "=" in variable.key or "\0" in variable.key + variable.value:
+            continue  # no process can have it
         found[variable.key] = variable.value if variable.raw else expand(variable.value, everything)
     return tuple(found.items())
 
@@ -99,7 +101,7 @@ def ports(environment_: tuple[tuple[str, str], ...], exposed: tuple[str, ...]) -
     The environment is the whole of the container's: the image's, then what overrides it.
     """
     for name, value in reversed(environment_):
-        if name.upper() == "HEALTHCHECK_TCP_PORT" and value.isascii() and value.isdigit() and 0 < int(value) < 65536:
+        if name.upper() == "HEALTHCHECK_TCP_PORT" and value.isascii() and value.isdigit() and len(value) < 6 and 0 < int(value) < 65536:
             return (int(value),)
     found = set()
     for text in exposed:

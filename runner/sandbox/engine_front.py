@@ -23,9 +23,9 @@ _PIECE_BYTES = 64 * 1024
 _BUILDKIT = re.compile(rb"POST (?:/v[0-9.]+)?/(?:(session|grpc)|build\?(?:[^ ]*&)?version=2)[ ?&]")
 # podman 4.3 answers a client that waits for removal with 0 whatever the container's code was: it is asked for the next exit instead, and
 # the answer is held back until the container has gone (docker run --rm)
-_WAIT_REMOVED = re.compile(rb"(POST (?:/v[0-9.]+)?/containers/([^/? ]+)/wait\?(?:[^ ]*&)?condition=)removed(?=[ &])")
+_WAIT_REMOVED = re.compile(rb"(POST (?:/v[0-9.]+)?/containers/([\w.-]+)/wait\?(?:[^ ]*&)?condition=)removed(?=[ &])")
 # its health checks are timers of systemd, which is not here
-_START = re.compile(rb"POST (?:/v[0-9.]+)?(?:/libpod)?/containers/([^/? ]+)/(?:re)?start[ ?]")
+_START = re.compile(rb"POST (?:/v[0-9.]+)?(?:/libpod)?/containers/([\w.-]+)/(?:re)?start[ ?]")
 # it keeps what builds have cached as images, which `docker system prune` asks for by another name
 _PRUNE_BUILDS = re.compile(rb"POST (?:/v[0-9.]+)?/build/prune[ ?]")
 _GONE_S = 10.0

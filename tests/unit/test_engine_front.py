@@ -168,6 +168,13 @@ def test_with_buildkit_everything_goes_through(start: Start) -> None:
     assert talk(start(), b"POST /v1.41/session HTTP/1.1\r\n\r\n").startswith(b"POST /v1.41/session")
 
 
+@pytest.mark.parametrize("name", [b"\xff\xfe", b"a\r\nX: y"])
+def test_container_whose_name_is_none_is_the_engines_business(start: Start, name: bytes) -> None:
+    """What is no name is not looked after, and the connection lives on: a thread that ended would have left the client waiting."""
+    request = b"POST /v1.41/containers/%b/start HTTP/1.1\r\n\r\n" % name
+    assert talk(start(no_buildkit="this is podman"), request).startswith(request)
+
+
 def test_leftovers_are_put_in_order_only_where_there_are_some(start: Start, tmp_path: Path) -> None:
     full, empty, done = tmp_path / "full.json", tmp_path / "empty.json", tmp_path / "done"
     full.write_text('["a container"]\n')

@@ -32,7 +32,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
         assert _mounts() == mounts
         assert os.listdir("/sys/class/net") == devices
     finally:
-        _erase(engine)
+        erase(engine)
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def jobs(request: pytest.FixtureRequest, docker_job: Callable[[str], DockerJobs]
     return docker_job(request.param)
 
 
-def _erase(engine: Engine) -> None:
+def erase(engine: Engine) -> None:
     """Remove the store, also after a failed test: containers of build users own parts of it."""
     store = paths.Store(str(engine.state))
     account = accounts.current()

@@ -208,13 +208,17 @@ def execute(current: JobState, name: str, main: Main, request: Execution) -> int
     """
     container = current.container(name)
     procs = _open_group(container)
-    keeper.enter(current.keeper)
+    keeper_fd = keeper.enter(current.keeper)
     if not main.started or not process.is_alive(*main):
         raise errors.UserError("the container is not running")
     description = os.memfd_create("process")  # not a file: its environment holds secrets
     os.write(description, plain_json.dumps(_process(container, request)).encode())
     words = os.memfd_create("log")
-    pid = os.fork()
+    try:
+        pid = os.fork()
+    except OSError as e:
+        keeper.blame(keeper_fd, e)
+        raise
     if pid == 0:
         _become_crun(_id(name), request, description, words, procs)
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

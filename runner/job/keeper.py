@@ -6,6 +6,7 @@ job.keeper_start makes it; here it is found again, entered and ended.
 
 from __future__ import annotations
 
+import errno
 import os
 
 from runner import errors, log
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+_GONE_HINT = "was the machine out of memory, or the job cleaned up already?"
 NAMESPACES = (
     syscalls.CLONE_NEWNS
     | syscalls.CLONE_NEWCGROUP
@@ -85,17 +87,26 @@ def enter(keeper: Keeper, *, network: bool = True) -> int:
     except ProcessLookupError as e:
         raise errors.InfraError(
             f"job environment is gone: its keeper (process {keeper.pid}) has ended",
-            "was the machine out of memory, or the job cleaned up already?",
+            _GONE_HINT,
         ) from e
     try:
         syscalls.setns(fd, syscalls.CLONE_NEWUSER | NAMESPACES | (syscalls.CLONE_NEWNET if network else 0))
     except ProcessLookupError as e:
         os.close(fd)
-        raise errors.InfraError("job environment is gone: its keeper has just ended") from e
+        raise errors.InfraError("job environment is gone: its keeper has just ended", _GONE_HINT) from e
     userns.become_root()
     os.chdir("/")
     os.umask(0o022)  # what the caller keeps to itself, the containers' ids could not enter
     return fd
+
+
+def blame(fd: int, error: OSError) -> None:
+    """Raise InfraError if what failed inside the job did so because its keeper has ended; `fd` is what `enter` returned.
+
+    Without its first process a PID namespace takes no new ones: fork(2) says ENOMEM, and a child that was there already gave no answer.
+    """
+    if error.errno in (errno.ENOMEM, errno.ECHILD) and process.wait_pidfd(fd, 1.0):
+        raise errors.InfraError("job environment is gone: its keeper has just ended", _GONE_HINT) from error
 
 
 def call(keeper: Keeper, function: Callable[[], Any], *, young: bool = False) -> Any:
@@ -107,9 +118,13 @@ def call(keeper: Keeper, function: Callable[[], Any], *, young: bool = False) ->
     parent_pid = os.getpid()
 
     def outer() -> Any:
-        enter(keeper, network=not young)
+        fd = enter(keeper, network=not young)
         process.die_with(parent_pid)  # again: our credentials have changed
-        return function() if young else process.fork_call(function)
+        try:
+            return function() if young else process.fork_call(function)
+        except OSError as e:
+            blame(fd, e)
+            raise
 
     return process.fork_call(outer)
 

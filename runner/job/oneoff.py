@@ -68,8 +68,13 @@ def run_job(
             process.wait_pidfd(pidfd, 10.0)  # an engine and its containers might still be writing there
         os.close(pidfd)
         # this process is root of the job's namespaces now, so it may remove the files of both the account and the build user
-        files.remove_tree(around.store.job(current.key))
-        files.remove_tree(around.store.job_lock(current.key))
+        try:
+            files.remove_tree(around.store.job(current.key))
+            files.remove_tree(around.store.job_lock(current.key))
+        except PermissionError:  # the keeper ended before this process could join it
+            from runner.job import cleanup
+
+            cleanup.remove_files(around.store, current.key, current.build_user, around.account)
         groups.remove()
 
 

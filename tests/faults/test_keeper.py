@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -90,6 +91,20 @@ def test_keeper_that_dies_under_a_container_is_told_and_leaves_nothing(gitlab: G
     assert program.returncode == CODES["run"][SYSTEM]
     assert f"ERROR: {NO_KEEPER}: its keeper ended under this step\n(was the machine out of memory" in told
     assert faults.is_explained(told)
+    assert gitlab.engine.leftovers() == []
+
+
+@pytest.mark.parametrize("delay_ms", [0, 3, 6, 10, 15, 25, 40])
+def test_keeper_that_dies_while_a_container_starts_is_told_and_leaves_nothing(gitlab: GitLab, delay_ms: int) -> None:
+    # in the moments between the end of making the job, whose files are a build user's, and the container's own first process
+    program = gitlab.engine.start("run", "--", "sleep", "60")
+    while not any(current.keeper.pid for current, _ in state.every(Store(str(gitlab.engine.state)))) and program.poll() is None:
+        pass
+    time.sleep(delay_ms / 1000)
+    kill(gitlab.engine, keeper_of)
+    _, told = program.communicate(timeout=30)
+    assert program.returncode == CODES["run"][SYSTEM]
+    assert faults.is_explained(told), told
     assert gitlab.engine.leftovers() == []
 
 

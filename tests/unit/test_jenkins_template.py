@@ -38,6 +38,10 @@ VALUE = {
         ("{{.Id.Deeper}}", None),
         ("{{if .Id}}x{{end}}", None),
         ("{{index .Words 9}}", None),
+        ('{{index .Words "²"}}', None),
+        (f"{{{{index .Words {'[' * 100_000}}}}}", None),
+        ('{{join .Id ","}}', None),
+        ("{{range .Words}}{{range .}}x{{end}}{{end}}", None),
     ],
 )
 def test_template_is_rendered_or_refused(text: str, expected: str | None) -> None:

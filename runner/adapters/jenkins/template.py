@@ -57,7 +57,7 @@ def _block(pieces: list[tuple[bool, str]], value: Any, *, depth: int) -> str:
                 raise _bad(text, "too many ranges in each other")
             body = list(pieces)
             items = _field(text.removeprefix("range").strip(), value)
-            values = list(items.values()) if isinstance(items, dict) else list(items or [])
+            values = list(items.values()) if isinstance(items, dict) else _list(items, text)
             for item in values:
                 pieces[:] = body
                 out.append(_block(pieces, item, depth=depth + 1))
@@ -94,7 +94,7 @@ def _action(text: str, value: Any) -> str:
             return _shown(_at(_field(path, value), key))
         case "join":
             path, separator = _two(rest, text)
-            return separator.join(_shown(item) for item in _field(path, value) or [])
+            return separator.join(_shown(item) for item in _list(_field(path, value), text))
     return _shown(_field(text, value))
 
 
@@ -102,15 +102,21 @@ def _two(rest: str, text: str) -> tuple[str, str]:
     path, _, argument = rest.strip().partition(" ")
     try:
         argument = json.loads(argument)
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         raise _bad(text, "it needs a field and a value") from e
     return path, str(argument)
+
+
+def _list(value: Any, text: str) -> list[Any]:
+    if value is not None and not isinstance(value, list):
+        raise _bad(text, "it needs a list")
+    return value or []
 
 
 def _at(value: Any, key: str) -> Any:
     if isinstance(value, dict):
         return value.get(key, "")
-    if isinstance(value, list) and key.isdigit() and int(key) < len(value):
+    if isinstance(value, list) and key.isascii() and key.isdigit() and len(key) < 10 and int(key) < len(value):
         return value[int(key)]
     raise _bad(key, "there is no such entry")
 

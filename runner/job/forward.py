@@ -63,9 +63,14 @@ def publish(current: JobState, ip: str, wanted: Sequence[Port]) -> tuple[Port, .
 
 def _begin(current: JobState, fds: list[int], targets: list[tuple[str, int]]) -> None:
     """Leave a process in the job that accepts connections."""
-    keeper.enter(current.keeper)
+    keeper_fd = keeper.enter(current.keeper)
     reader, writer = os.pipe2(os.O_CLOEXEC)
-    if os.fork() == 0:
+    try:
+        pid = os.fork()
+    except OSError as e:
+        keeper.blame(keeper_fd, e)
+        raise
+    if pid == 0:
         os.close(reader)
         process.answer_and_exit(writer, lambda: _become(fds, targets))
     os.close(writer)

@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.soak import soak
 from tests.support.fixtures import erase
 
 
+@pytest.mark.timeout(300)  # about 20 s where nothing else runs
 def test_jobs_side_by_side_leave_nothing_and_do_not_hurt_each_other(tmp_path: Path) -> None:
     shop = soak.workshop(tmp_path / "soak")
     try:

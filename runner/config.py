@@ -22,6 +22,14 @@ class Registry(NamedTuple):
     mirrors_trusted: bool = False  # what a mirror gives out needs no second answer of the registry itself
 
 
+class Trust(NamedTuple):
+    """One entry of `images.trust`: what holds for the images of some repositories."""
+
+    images: tuple[str, ...]  # doublestar globs of registry/repository in full
+    rule: str  # allow | deny | digest | signed
+    keys: tuple[str, ...] = ()  # files with public keys, of which any one will do
+
+
 class Images(NamedTuple):
     """`images:`: what jobs may use and how it is fetched."""
 
@@ -31,6 +39,7 @@ class Images(NamedTuple):
     allowed_pull_policies: tuple[str, ...] = ()  # empty: only what pull_policy says
     public: tuple[str, ...] = ()  # doublestar globs of images that every tenant may have once they are stored
     access_ttl: int = 3600  # seconds for which a registry's answer about a tenant is remembered; 0: never
+    trust: tuple[Trust, ...] = ()  # the first one that matches counts; no match allows
 
 
 class Network(NamedTuple):
@@ -121,10 +130,11 @@ def decode(value: list[Any]) -> Settings:
     """Build Settings again from what JSON makes of them (named tuples become lists)."""
     account, state_dir, images, registries, network, limits, service_limits, gitlab, gc, docker, github = (_tuples(item) for item in value)
     lab = GitLab(*gitlab)
+    pictures = Images(*images)
     return Settings(
         account=account,
         state_dir=state_dir,
-        images=Images(*images),
+        images=pictures._replace(trust=tuple(Trust(*rule) for rule in pictures.trust)),
         registries=tuple((name, Registry(*entry)) for name, entry in registries),
         network=Network(*network),
         limits=Limits(*limits),

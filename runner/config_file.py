@@ -5,11 +5,12 @@ import ipaddress
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from runner import config, config_yaml, model, quantities, registry_name
+from runner import config, config_yaml, globs, model, quantities, registry_name
 from runner.errors import UserError
 from runner.kernel import files
 
 _POLICIES = ("always", "if-not-present", "never")
+_TRUST_RULES = ("allow", "deny", "digest", "signed")
 _DOCKER_MODES = ("replace", "provide", "off")
 _RESERVED_NETWORKS = (  # IANA's IPv4 special-purpose address registry
     ("0.0.0.0/8", "this host"),
@@ -55,6 +56,7 @@ def parse(value: Any, where: str) -> config.Settings:
             allowed_pull_policies=_policies(images, "allowed_pull_policies"),
             public=images.texts("public"),
             access_ttl=images.convert("access_ttl", quantities.parse_duration, config.Images().access_ttl),
+            trust=tuple(_trust(item) for item in images.tables("trust")),
         ),
         registries=_registries(top.table("registries")),
         network=config.Network(
@@ -75,6 +77,40 @@ def parse(value: Any, where: str) -> config.Settings:
     for table in (images, network, gitlab, github, top):
         table.refuse_unknown()
     return settings
+
+
+def _check_repositories(pattern: str, where: str) -> None:
+    """Raise UserError for a pattern that matches no registry/repository, as the reference of an image has them."""
+    if not globs.is_pattern(pattern):
+        raise UserError(f"{where} is no pattern", "a brace, a bracket or a backslash in it has no end")
+    host, slash, name = pattern.partition("/")
+    if ":" in name.rpartition("/")[2] or "@" in pattern:
+        raise UserError(f"{where} has a tag or a digest", "rules are for whole repositories: leave it out")
+    if set(host) & set("*?[{\\"):
+        return
+    if not slash or not ("." in host or ":" in host or host == "localhost"):
+        raise UserError(f"{where} has no registry", "write it in full, such as docker.io/library/debian, or ** for all images")
+    if registry_name.fold(host) != host:
+        raise UserError(f"{where} has another spelling of its registry", f"write {registry_name.fold(host)}/{name}")
+
+
+def _trust(table: "_Table") -> config.Trust:
+    """Read a rule about images. A pattern that can match nothing is refused: one that denies would deny nothing."""
+    patterns = table.texts("images")
+    rule, keys = table.choice("rule", ("", *_TRUST_RULES)), table.texts("keys")
+    table.refuse_unknown()
+    if not patterns or not rule:
+        missing = "rule" if patterns else "images"
+        raise UserError(f"configuration {table.where}{missing} is missing", f"write images and a rule: {', '.join(_TRUST_RULES)}")
+    for pattern in patterns:
+        _check_repositories(pattern, f"configuration {table.where}images: {_shown(pattern)}")
+    for key in keys:
+        if not key.startswith("/") or not key.isprintable():
+            raise UserError(f"configuration {table.where}keys: {_shown(key)} is not an absolute path", "begin it with a slash")
+    if bool(keys) != (rule == "signed"):
+        wrong = "keys is missing" if rule == "signed" else f"keys: the rule {rule} has none"
+        raise UserError(f"configuration {table.where}{wrong}", "the rule signed needs public keys of cosign, and no other has any")
+    return config.Trust(patterns, rule, keys)
 
 
 def _gitlab(table: "_Table") -> config.GitLab:

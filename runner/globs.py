@@ -12,6 +12,17 @@ def matches(pattern: str, name: str) -> bool:
         return False
 
 
+def is_pattern(pattern: str) -> bool:
+    """Tell whether `matches` understands a pattern."""
+    try:
+        for plain in _alternatives(pattern):
+            for directory in plain.split("/"):
+                _directory(directory)
+    except ValueError:
+        return False
+    return True
+
+
 def _matches_plain(pattern: str, name: str) -> bool:
     """Match a pattern without braces, directory by directory; `reached` are the counts of directories that the pattern may use up."""
     names = name.split("/")

@@ -19,6 +19,7 @@ from runner.image import (
     platforms,
     reference,
     registry,
+    signatures,
     sources,
     unpacker,
     unpacking,
@@ -55,6 +56,7 @@ class Resolved(NamedTuple):
     blob: Descriptor
     raw: bytes
     manifest: manifest.Manifest
+    digests: tuple[str, ...]  # of the documents that lead to it, itself the last: what one of them is signed for, all are
 
 
 def fetch(
@@ -79,6 +81,8 @@ def fetch(
     name = name or source
     with _open(source, settings, keychain) as opened, blobs.Claim(store) as claim, ExitStack() as until_recorded:
         resolved = resolve(opened.origin, opened.root, wanted, what=f"image {name}")
+        if settings.images.trust:
+            signatures.require(source, resolved.digests, origin=opened.origin, store=store, settings=settings)
         image = _describe(name, resolved, opened.origin, claim, store)
         work = None
         if id_map is not None and image.layers:
@@ -96,6 +100,7 @@ def fetch(
 def resolve(origin: Origin, root: str, wanted: platforms.Platform, *, what: str) -> Resolved:
     """Follow indexes from the name `root` to the manifest for a platform, checking every digest, size and media type on the way."""
     name, announced = root, None
+    digests: tuple[str, ...] = ()
     for _ in range(manifest.MAX_DEPTH):
         fetched = origin.manifest(name)
         found = Descriptor(fetched.media_type, f"sha256:{hashlib.sha256(fetched.raw).hexdigest()}", len(fetched.raw))
@@ -103,9 +108,10 @@ def resolve(origin: Origin, root: str, wanted: platforms.Platform, *, what: str)
             raise InfraError(f"{what}: the registry answers with other content than {name}", "the registry or a proxy damages it")
         if announced and announced.size != found.size:
             raise UserError(f"{what}: its index has the wrong size for {name}: {announced.size} bytes, not {found.size}")
+        digests = (*digests, found.digest)
         parsed = manifest.parse(fetched.raw, _agreed(fetched.media_type, announced, what), what)
         if isinstance(parsed, manifest.Manifest):
-            return Resolved(found, fetched.raw, parsed)
+            return Resolved(found, fetched.raw, parsed, digests)
         announced = manifest.choose(parsed, wanted, what).blob
         name = announced.digest
     raise UserError(f"{what} has indexes nested more than {manifest.MAX_DEPTH} deep")

@@ -43,6 +43,10 @@ def ensure(
         raise UserError(f"bad pull policy: {', '.join(map(repr, unknown)) or 'none given'}", f"there are {', '.join(POLICIES)}")
     if source == images.TOOLBOX:
         return images.toolbox()
+    if settings.images.trust:
+        from runner.image import trust
+
+        trust.check_name(source, settings)
     asked = _Asked(source, reference.canonical(source), platform, store, settings, keychain, tenant, id_map)
     for attempt, policy in enumerate(policies, 1):
         if attempt > 1:
@@ -106,6 +110,12 @@ def _by_policy(policy: str, asked: _Asked) -> Image:
 
 def _refusal(asked: _Asked, image: Image) -> UserError | None:
     """Return why a stored image is not for who asks, None if it is."""
+    if asked.settings.images.trust:
+        from runner.image import trust
+
+        unverified = trust.unverified(asked.name, image, store=asked.store, settings=asked.settings)
+        if unverified is not None:
+            return unverified
     if not asked.tenant:
         return None
     from runner.image import access

@@ -131,7 +131,8 @@ def fetch(asked: ContainerSpec, around: Surroundings, id_map: IdMap) -> Image:
     """Return the stored image of a container with an id map, or pull it where its policy says so."""
     from runner.image import images
 
-    if asked.pull_policy[0] in ("if-not-present", "never"):
+    # where there are rules about images, what is stored is judged by them as well, in pull.ensure
+    if asked.pull_policy[0] in ("if-not-present", "never") and not around.settings.images.trust:
         stored = images.find(around.store, asked.image, platform=asked.platform, id_map=id_map)
         if stored:
             return stored

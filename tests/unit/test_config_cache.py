@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from runner import config, config_cache, errors
-from runner.config import Gc, GitLab, Images, Network, Registry, ServiceSettings, Settings
+from runner.config import Gc, GitLab, Images, Network, Registry, ServiceSettings, Settings, Trust
 from runner.kernel import accounts, userns
 from runner.model import BuildUser, Limits
 from runner.sandbox import build_users
@@ -15,7 +15,7 @@ from runner.sandbox import build_users
 FULL = Settings(
     "ci",
     "/srv/state",
-    Images("debian", ("a", "b"), ("never",), ("always",), ("p",), 60),
+    Images("debian", ("a", "b"), ("never",), ("always",), ("p",), 60, (Trust(("r.example/**",), "signed", ("/k",)),)),
     (("docker.io", Registry(("https://m",), True, "/ca", True)), ("other", Registry())),
     Network("10.0.0.0/16", 1400, ("192.0.2.1",)),
     Limits(1, 2.5, 3),

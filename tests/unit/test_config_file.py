@@ -9,10 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner import config, config_file, errors
-from runner.config import Gc, GitLab, Images, Network, Registry, ServiceSettings, Settings
+from runner.config import Gc, GitLab, Images, Network, Registry, ServiceSettings, Settings, Trust
 from runner.model import Limits
 from runner.sandbox import network
 
+TRUST = (
+    Trust(("docker.io/**", "registry.example:5000/a{b,c}/*"), "digest"),
+    Trust(("registry.example/team/**",), "signed", ("/etc/cosign.pub",)),
+    Trust(("**",), "deny"),
+)
 Load = Callable[[str | bytes], Settings]
 Refuse = Callable[[str | bytes], errors.UserError]
 
@@ -62,6 +67,10 @@ images:
   allowed_pull_policies: never
   public: ["debian:*"]
   access_ttl: 10m
+  trust:
+    - {images: ["docker.io/**", "registry.example:5000/a{b,c}/*"], rule: digest}
+    - {images: registry.example/team/**, rule: signed, keys: /etc/cosign.pub}
+    - {images: "**", rule: deny}
 registries:
   docker.io: {mirrors: ["https://mirror.example"], ca_file: /etc/ca.pem, mirrors_trusted: true}
   "registry.example:5000": {plain_http: true}
@@ -90,7 +99,7 @@ gc: {high: 90, low: 50, volumes_max_age: 14d, volumes_max_size: 20g, storage_max
 """) == Settings(
         account="ci",
         state_dir="/srv/dockless",
-        images=Images("debian:12", ("debian:*", "7"), ("always", "if-not-present"), ("never",), ("debian:*",), 600),
+        images=Images("debian:12", ("debian:*", "7"), ("always", "if-not-present"), ("never",), ("debian:*",), 600, TRUST),
         registries=(
             ("docker.io", Registry(("https://mirror.example",), False, "/etc/ca.pem", True)),
             ("registry.example:5000", Registry(plain_http=True)),
@@ -211,6 +220,36 @@ def test_wrong_type_is_refused_with_the_key_and_the_value(refuse: Refuse, text: 
         ("limits: {memory: 512x}", "limits.memory: '512x' cannot be used", "512m"),
         ("limits: {memory: 0}", "limits.memory: 0 cannot be used", "512m"),
         ("limits: {memory: .inf}", "limits.memory: inf cannot be used", "512m"),
+        ("images: {trust: [{images: x/y, rule: deny}]}", "images.trust[0].images: 'x/y' has no registry", "docker.io/library/debian"),
+        (
+            "images: {trust: [{images: R.example/y, rule: deny}]}",
+            "images.trust[0].images: 'R.example/y' has another spelling of its registry",
+            "write r.example/y",
+        ),
+        (
+            "images: {trust: [{images: index.docker.io/**, rule: deny}]}",
+            "images.trust[0].images: 'index.docker.io/**' has another spelling of its registry",
+            "write docker.io/**",
+        ),
+        ("images: {trust: {images: a/b}}", "images.trust: {'images': 'a/b'} is not a list", "hyphen"),
+        ("images: {trust: [{images: a/b}]}", "images.trust[0].rule is missing", "allow, deny, digest, signed"),
+        ("images: {trust: [{rule: deny}]}", "images.trust[0].images is missing", "allow, deny, digest, signed"),
+        ("images: {trust: [{images: 'a.b/c', rule: forbid}]}", "images.trust[0].rule: 'forbid' is not known", "deny"),
+        ("images: {trust: [{images: 'a.b/{b', rule: deny}]}", "images.trust[0].images: 'a.b/{b' is no pattern", "brace"),
+        ("images: {trust: [{images: 'a.b/[b', rule: deny}]}", "images.trust[0].images: 'a.b/[b' is no pattern", "bracket"),
+        ("images: {trust: [{images: debian, rule: deny}]}", "images.trust[0].images: 'debian' has no registry", "docker.io/library/debian"),
+        (
+            "images: {trust: [{images: 'r.example/a:1', rule: deny}]}",
+            "images.trust[0].images: 'r.example/a:1' has a tag or a digest",
+            "whole",
+        ),
+        ("images: {trust: [{images: 'a.b/c', rule: signed}]}", "images.trust[0].keys is missing", "cosign"),
+        ("images: {trust: [{images: 'a.b/c', rule: deny, keys: /k}]}", "images.trust[0].keys: the rule deny has none", "cosign"),
+        (
+            "images: {trust: [{images: 'a.b/c', rule: signed, keys: k.pub}]}",
+            "images.trust[0].keys: 'k.pub' is not an absolute path",
+            "slash",
+        ),
         ("images: {access_ttl: soon}", "images.access_ttl: 'soon' cannot be used", "10m"),
         ("images: {access_ttl: -1}", "images.access_ttl: -1 cannot be used", "10m"),
         ("limits: {cpus: many}", "limits.cpus: 'many' cannot be used", "1.5"),

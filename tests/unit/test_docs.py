@@ -20,7 +20,11 @@ CONFIGURATION = (TREE / "docs/configuration.md").read_text()
 EXAMPLES = re.findall(r"^```yaml\n(.*?)^```$", CONFIGURATION, re.DOTALL | re.MULTILINE)
 LIMITS = (TREE / "docs/limits.md").read_text()
 SOURCES = [*(TREE / "runner").rglob("*.py")]
-NESTED = {"registries": ("registries.NAME", config.Registry()), "services": ("gitlab.services[]", config.ServiceSettings(""))}
+NESTED = {
+    "registries": ("registries.NAME", config.Registry()),
+    "services": ("gitlab.services[]", config.ServiceSettings("")),
+    "trust": ("images.trust[]", config.Trust((), "")),
+}
 
 
 def known(settings: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -28,7 +32,7 @@ def known(settings: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, default in settings._asdict().items():
         if name in NESTED:
             place, entry = NESTED[name]
-            if name == "services":
+            if name != "registries":
                 yield f"{prefix}{name}", default
             yield from known(entry, f"{place}.")
         elif hasattr(default, "_asdict"):

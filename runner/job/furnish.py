@@ -137,6 +137,8 @@ def _furnish_container(plan: Plan, container: Container, *, hosts: str, owner: t
         cwd = asked.working_dir or config.working_dir or "/"
         if not cwd.startswith("/"):
             raise errors.UserError(f"working directory {cwd} is not an absolute path", "begin it with a slash")
+        if os.path.normpath(f"/{cwd.lstrip('/')}").startswith("/proc/"):  # descriptors of the runtime may lead out (CVE-2024-21626)
+            raise errors.UserError(f"working directory {cwd} is in /proc, where no container may start", "choose another one with -w")
         rootfs.make_mount_point(root, cwd, directory=True, owner=owner)
     finally:
         os.close(root)

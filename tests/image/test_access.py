@@ -15,6 +15,7 @@ from runner.image import auth, images, platforms, pull, reference
 from runner.model import Image
 from tests.support import images as made
 from tests.support import stores
+from tests.support.defences import attack, without
 from tests.support.private_registry import PrivateRegistry
 from tests.support.registries import Answer, LyingRegistry, TokenServer, docker_registry, serve
 
@@ -75,6 +76,10 @@ def test_person_is_not_asked_for_credentials_of_what_is_in_the_accounts_own_stor
     assert not Path(store.access).exists()
 
 
+@attack(
+    22,
+    without("runner/image/access.py", "refused = _ask(tenant, source, image)", "refused = None"),
+)
 @pytest.mark.parametrize("status", [401, 403, 404])
 @pytest.mark.parametrize("keychain", ["nothing", "wrong"])
 def test_private_image_of_one_tenant_is_not_there_for_another(
@@ -93,6 +98,10 @@ def test_private_image_of_one_tenant_is_not_there_for_another(
     assert images.find(store, guarded.name) is not None
 
 
+@attack(
+    22,
+    without("runner/image/access.py", "refused = _ask(tenant, source, image)", "refused = None"),
+)
 def test_digest_in_the_name_opens_nothing(store: paths.Store, guarded: PrivateRegistry) -> None:
     pinned = f"{guarded.host}/team/app@{APP.digest}"
     ensure(store, pinned, tenant=A, keychain=having(guarded.host))
@@ -151,6 +160,10 @@ def test_remembered_answer_is_for_the_credentials_that_were_used(store: paths.St
             ensure(store, guarded.name, tenant=A, keychain=theirs)
 
 
+@attack(
+    23,
+    without("runner/image/access.py", "grants.Grant(image.source, image.digest, ", 'grants.Grant(image.source, "", '),
+)
 def test_answer_is_for_the_content_that_was_asked_about(store: paths.Store, guarded: PrivateRegistry) -> None:
     ensure(store, guarded.name, tenant=A, keychain=having(guarded.host))
     guarded.server.add(MOVED, "team/app", "v1")

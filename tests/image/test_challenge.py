@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from runner.errors import UserError
 from runner.image import challenge
 from runner.image.challenge import Challenge, Reach
+from tests.support.defences import attack, without
 
 
 def test_challenges_are_read() -> None:
@@ -28,6 +29,10 @@ def url(realm: str, *, registry: str = "https://r.example", **more: str) -> str:
     return challenge.token_url(Challenge("bearer", {"realm": realm, **more}), registry_url=registry, repository="team/app")
 
 
+@attack(
+    19,
+    without("runner/image/challenge.py", " if name not in own]", "]"),
+)
 def test_token_is_asked_for_our_own_scope_only() -> None:
     asked = url(
         "https://auth.example/token?scope=repository:other:push&service=evil&kept=1&account=root",
@@ -43,6 +48,12 @@ def test_service_cannot_bring_parameters_along() -> None:
     assert urllib.parse.parse_qs(urllib.parse.urlsplit(asked).query)["scope"] == ["repository:team/app:pull"]
 
 
+@attack(
+    19,
+    without("runner/image/challenge.py", 'if parts.scheme != "https" and not (', "if False and not ("),
+    without("runner/image/challenge.py", "if not same and reach(host) > reach(own_host):", "if False:"),
+    without("runner/image/challenge.py", "if unclean or not parts.hostname", "if not parts.hostname"),
+)
 @pytest.mark.parametrize(
     "realm",
     [
@@ -61,6 +72,10 @@ def test_realm_that_may_not_be_asked_is_refused(realm: str) -> None:
         url(realm)
 
 
+@attack(
+    19,
+    without("runner/image/challenge.py", 'return repr(url.partition("?")[0][:100])', "return repr(url[:100])"),
+)
 def test_refused_realm_is_named_without_its_query() -> None:
     with pytest.raises(UserError, match=r"https://10.0.0.1/token") as caught:
         url("https://10.0.0.1/token?secret=1")

@@ -11,6 +11,7 @@ from runner.errors import RunnerError, UserError
 from runner.image import image_config, manifest, platforms
 from runner.model import Healthcheck
 from tests.support import images
+from tests.support.defences import attack, without
 
 DIGEST = "sha256:" + "a" * 64
 CONFIG = {"mediaType": manifest.OCI_CONFIG, "digest": DIGEST, "size": 10}
@@ -57,6 +58,26 @@ def test_manifest_without_own_media_type_is_what_the_registry_says() -> None:
         manifest.parse(raw, "application/json", "image x")
 
 
+@attack(
+    16,
+    without("runner/image/manifest.py", 'if "layers" in value or "config" in value:', "if False:"),
+    without("runner/image/manifest.py", 'if "manifests" in value:', "if False:"),
+    without("runner/image/manifest.py", "and said != media_type:", "and False:"),
+)
+@attack(
+    17,
+    without("runner/image/manifest.py", "len(value) > MAX_ENTRIES", "False"),
+    without("runner/image/manifest.py", "except (ValueError, RecursionError) as e:", "except ValueError as e:"),
+    without("runner/image/manifest.py", "if len(raw) > LIMIT_BYTES:", "if False:"),
+)
+@attack(
+    18,
+    without("runner/image/manifest.py", "    if foreign:", "    if False:"),
+)
+@attack(
+    24,
+    without("runner/image/manifest.py", "if config.size > LIMIT_BYTES:", "if False:"),
+)
 @pytest.mark.parametrize(
     ("raw", "media_type", "cause"),
     [
@@ -87,6 +108,10 @@ def test_document_that_lies_is_refused(raw: bytes, media_type: str, cause: str) 
         manifest.parse(raw, media_type, "image x")
 
 
+@attack(
+    15,
+    without("runner/image/manifest.py", "or not reference.is_digest(digest)", ""),
+)
 @pytest.mark.parametrize(
     "digest",
     ["sha256:" + "A" * 64, "sha256:" + "a" * 63, "sha256:" + "a" * 65, "sha256:../../../../etc/passwd", "sha512:" + "a" * 128, "", None,
@@ -166,6 +191,12 @@ def test_config_is_read() -> None:
     assert got.healthcheck == Healthcheck(("CMD", "true"), 5.0, 1.5, 0.0, 7)
 
 
+@attack(
+    24,
+    without("runner/image/image_config.py", "if sum(len(text) for text in texts) > _MOST_BYTES:", "if False:"),
+    without("runner/image/image_config.py", ' or ".." in path.split("/")', ""),
+    without("runner/image/image_config.py", "and len(value.encode()) <= longest", ""),
+)
 @pytest.mark.parametrize(
     "inner",
     [
@@ -182,10 +213,18 @@ def test_config_that_no_container_must_get_is_refused(inner: dict[str, Any]) -> 
         config(**inner)
 
 
+@attack(
+    24,
+    without("runner/image/image_config.py", 'return _absolute(path) if path else ""', "return path"),
+)
 def test_working_directory_cannot_climb_out() -> None:
     assert config(WorkingDir="/../../etc").config.working_dir == "/etc"
 
 
+@attack(
+    24,
+    without("runner/image/image_config.py", 'return name if known else ""', "return name"),
+)
 @pytest.mark.parametrize("stop_signal", ["SIGNONSENSE", "0", "65", "-9", "TERM; id", 9, "SIGRTMIN+x", "x" * 100])
 def test_nonsense_stop_signal_means_the_default(stop_signal: Any) -> None:
     assert config(StopSignal=stop_signal).config.stop_signal == ""
@@ -201,6 +240,11 @@ def test_health_check_that_is_none(check: Any) -> None:
     assert config(Healthcheck=check).config.healthcheck == Healthcheck()
 
 
+@attack(
+    24,
+    without("runner/image/image_config.py", "return min(value / 1e9, _DAY_S)", "return value / 1e9"),
+    without("runner/image/image_config.py", "and 0 < retries <= 1000", ""),
+)
 def test_hostile_health_check_times_are_bounded() -> None:
     check = config(
         Healthcheck={"Test": ["CMD-SHELL", "x"], "Interval": 10**30, "Timeout": -5, "StartPeriod": "x", "Retries": 10**9}
@@ -208,6 +252,10 @@ def test_hostile_health_check_times_are_bounded() -> None:
     assert check == Healthcheck(("CMD-SHELL", "x"), 86400.0, 30.0, 0.0, 3)
 
 
+@attack(
+    15,
+    without("runner/image/image_config.py", "or not reference.is_digest(diff_id)", ""),
+)
 def test_bad_diff_ids_are_refused() -> None:
     for diff_ids in (["sha256:../x"], "x", [DIGEST] * 200, [7]):
         with pytest.raises(UserError):

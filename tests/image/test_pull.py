@@ -96,6 +96,10 @@ def test_platform_is_chosen_from_an_index(store: paths.Store, plain: str) -> Non
         ensure(store, f"{plain}/team/app:index", platform="s390x")
 
 
+@attack(
+    23,
+    without("runner/image/fetch.py", 'if asked or system != "linux":', "if False:"),
+)
 def test_image_of_another_platform_is_a_warning_or_an_error_when_one_was_asked_for(
     store: paths.Store, plain: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -105,6 +109,10 @@ def test_image_of_another_platform_is_a_warning_or_an_error_when_one_was_asked_f
         ensure(store, f"{plain}/team/app:foreign", platform=str(HOST))
 
 
+@attack(
+    23,
+    without("runner/image/fetch.py", "ref.digest or ref.tag", "ref.tag or ref.digest"),
+)
 def test_digest_pins_an_image_whatever_its_tag_says(store: paths.Store, plain: str) -> None:
     pinned = f"{plain}/team/app:docker@{BUILT.digest}"
     assert ensure(store, pinned).digest == BUILT.digest
@@ -282,6 +290,10 @@ def refuse(store: paths.Store, server: LyingRegistry, error: type[Exception], ma
     assert images.all(store) == []
 
 
+@attack(
+    23,
+    without("runner/image/fetch.py", "if reference.is_digest(name) and found.digest != name:", "if False:"),
+)
 def test_manifest_with_another_digest_than_asked_for_is_refused(store: paths.Store) -> None:
     server = lying(SMALL)
     server.answers[f"/v2/team/app/manifests/sha256:{'0' * 64}"] = server.answers["/v2/team/app/manifests/v1"]
@@ -305,6 +317,10 @@ def test_blob_of_another_size_is_refused(store: paths.Store, body: bytes) -> Non
     refuse(store, server, InfraError, "wrong size")
 
 
+@attack(
+    16,
+    without("runner/image/fetch.py", "if announced and announced.size != found.size:", "if False:"),
+)
 def test_index_with_the_wrong_size_or_type_for_its_manifest_is_refused(store: paths.Store) -> None:
     for change in ({"size": 7}, {"mediaType": "application/vnd.docker.distribution.manifest.v2+json"}):
         index = made.build_index([SMALL])
@@ -316,6 +332,10 @@ def test_index_with_the_wrong_size_or_type_for_its_manifest_is_refused(store: pa
         refuse(store, server, UserError, "wrong size|contradicts itself")
 
 
+@attack(
+    17,
+    without("runner/image/fetch.py", "for _ in range(manifest.MAX_DEPTH):", "for _ in range(1000):"),
+)
 def test_index_that_holds_itself_ends(store: paths.Store) -> None:
     server = lying(SMALL)
     inner = SMALL
@@ -333,6 +353,14 @@ def test_manifest_and_config_that_disagree_on_layers_are_refused(store: paths.St
     refuse(store, server, UserError, "contradicts itself: 1 layers, 2 diff ids")
 
 
+@attack(
+    18,
+    without(
+        "runner/image/manifest.py",
+        "    return Descriptor(kind, digest, size)",
+        '    for url in value.get("urls", ()):\n        __import__("requests").get(url)\n    return Descriptor(kind, digest, size)',
+    ),
+)
 def test_layer_with_urls_brings_no_request_to_them(store: paths.Store) -> None:
     attacker = LyingRegistry()
     with attacker.running() as (evil, asked):

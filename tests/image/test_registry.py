@@ -182,6 +182,10 @@ def test_error_bodies_are_bounded_and_may_be_nonsense(body: bytes) -> None:
         assert len(caught.value.message) < 400
 
 
+@attack(
+    17,
+    without("runner/image/transport.py", "if len(body) > limit_bytes:", "if False:"),
+)
 def test_manifest_of_a_hundred_megabytes_is_not_read() -> None:
     with (
         lying(lambda request, answer: Answer(200, b" " * (5 * 1024**2), length=100 * 1024**2)) as (host, _),
@@ -346,6 +350,10 @@ def test_token_server_that_gives_no_token_is_an_error(answer: Answer) -> None:
         opened.manifest("v1")
 
 
+@attack(
+    19,
+    without("runner/image/challenge.py", 'check_target(realm, asked_by=registry_url, what="token realm")', "pass"),
+)
 @pytest.mark.parametrize(
     "realm", ["http://169.254.169.254/token", "https://169.254.169.254/token", "http://localhost:1/token", "file:///etc/passwd", ""]
 )
@@ -360,6 +368,10 @@ def test_realm_on_another_or_forbidden_host_gets_nothing(realm: str) -> None:
     assert len(seen) == 1
 
 
+@attack(
+    20,
+    without("runner/image/transport.py", 'challenge.check_target(target, asked_by=here, what="redirect")', "pass"),
+)
 def test_token_server_cannot_redirect_to_link_local_addresses() -> None:
     answer = Answer(302, b"", {"Location": "https://169.254.169.254/latest/meta-data"})
     with (
@@ -413,6 +425,10 @@ def test_token_server_that_wants_a_longer_pause_than_we_have_is_left_alone(user:
 # --- redirects
 
 
+@attack(
+    20,
+    without("runner/image/transport.py", 'kept.pop("Authorization", None)', "pass"),
+)
 def test_authorization_is_dropped_on_the_way_to_another_host() -> None:
     data = IMAGE.blobs[LAYER]
     with serve(lambda request: Answer(200, data)) as (storage, stored):

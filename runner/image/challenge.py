@@ -50,8 +50,8 @@ def parse(header: str) -> tuple[Challenge, ...]:
     return tuple(found)
 
 
-def token_url(challenge: Challenge, *, registry_url: str, repository: str) -> str:
-    """Return the URL to ask for a token to pull `repository`, "" for one to do nothing; UserError names a realm that may not be asked.
+def token_url(challenge: Challenge, *, registry_url: str, repository: str, actions: str = "pull") -> str:
+    """Return the URL to ask for a token for `repository`, "" for one to do nothing; UserError names a realm that may not be asked.
 
     Only our own scope is asked for, whatever the challenge or the realm's query suggest.
     """
@@ -63,13 +63,13 @@ def token_url(challenge: Challenge, *, registry_url: str, repository: str) -> st
     if service := challenge.parameters.get("service", ""):
         query.append(("service", service))
     if repository:
-        query.append(("scope", scope(repository)))
+        query.append(("scope", scope(repository, actions)))
     return urllib.parse.urlunsplit((parts.scheme, parts.netloc, parts.path, urllib.parse.urlencode(query), ""))
 
 
-def scope(repository: str) -> str:
-    """Return the right that a pull needs (distribution's spec/auth/scope.md)."""
-    return f"repository:{repository}:pull"
+def scope(repository: str, actions: str = "pull") -> str:
+    """Return the right that a pull needs, or "pull,push" (distribution's spec/auth/scope.md)."""
+    return f"repository:{repository}:{actions}"
 
 
 def check_target(url: str, *, asked_by: str, what: str) -> None:

@@ -25,17 +25,20 @@ class Endpoint:
     Usable from several threads: the first 401 asks for a token, the others wait for it.
     """
 
-    def __init__(self, ref: Reference, *, name: str, url: str, http: transport.Transport, keychain: auth.Keychain) -> None:
-        """Connect to nothing; `url` has no trailing slash."""
+    def __init__(
+        self, ref: Reference, *, name: str, url: str, http: transport.Transport, keychain: auth.Keychain, actions: str = "pull"
+    ) -> None:
+        """Connect to nothing; `url` has no trailing slash. `actions` are the rights to ask for: "pull" or "pull,push"."""
         self.url, self.http = url, http
         self._ref, self._name, self._keychain = ref, name, keychain
+        self._actions = actions
         self._lock = threading.Lock()
         self._authorization = ""
         self._credentials: auth.Credentials | None = None
 
     @contextmanager
     def get(self, path: str, headers: Mapping[str, str], *, missing: RunnerError, method: str = "GET") -> Iterator[transport.Response]:
-        """GET <url>/v2/<repository>/<path>, or HEAD it; yields an answer with status 200, 206 or 416.
+        """Ask for <url>/v2/<repository>/<path> by a method without a body; yields an answer with status 200, 202, 204, 206 or 416.
 
         Raises `missing` for 404, UserError for what is refused, Temporary for 429 and 5xx after all tries, InfraError for any other answer.
         """
@@ -44,7 +47,7 @@ class Endpoint:
             used = self._authorization
             sent = {**headers, "Authorization": used} if used else headers
             with self.http.open(url, sent, method=method) as response:
-                if response.status_code in (200, 206, 416):
+                if response.status_code in (200, 202, 204, 206, 416):
                     yield response
                     return
                 if last or not self._may_enter(response, used):
@@ -93,8 +96,8 @@ class Endpoint:
         return "Basic " + binascii.b2a_base64(pair, newline=False).decode()
 
     def _token(self, asked: challenge.Challenge) -> str:
-        """Return a token for pulls from this repository, with our credentials if we have some, else an anonymous one."""
-        url = challenge.token_url(asked, registry_url=self.url, repository=self._ref.repository)
+        """Return a token for this repository, with our credentials if we have some, else an anonymous one."""
+        url = challenge.token_url(asked, registry_url=self.url, repository=self._ref.repository, actions=self._actions)
         credentials = self._credentials
         if credentials and credentials.identity_token:
             bare, _, _ = url.partition("?")
@@ -102,7 +105,7 @@ class Endpoint:
                 "grant_type": "refresh_token",
                 "refresh_token": credentials.identity_token,
                 "service": asked.parameters.get("service", ""),
-                "scope": challenge.scope(self._ref.repository),
+                "scope": challenge.scope(self._ref.repository, self._actions),
                 "client_id": "dockless",
             }
             reply = self.http.post_form(bare, form, limit_bytes=_TOKEN_BYTES)

@@ -301,6 +301,11 @@ def _retry_after(value: str) -> float:
         return 0.0
 
 
+def is_same_origin(one: str, other: str) -> bool:
+    """Tell whether two URLs have one scheme, host and port."""
+    return _origin(one) == _origin(other)
+
+
 def _origin(url: str) -> tuple[str, str, int | None]:
     parts = urllib.parse.urlsplit(url)
     return parts.scheme, parts.hostname or "", parts.port or {"https": 443, "http": 80}.get(parts.scheme)

@@ -8,7 +8,7 @@ import os
 
 from runner import errors
 from runner.config import Settings
-from runner.image import auth, dir_transport, images, reference
+from runner.image import auth, dir_transport, images, reference, upload_place
 from runner.image.challenge import is_loopback
 from runner.job.surroundings import Surroundings
 from runner.kernel import files, locks, process
@@ -21,7 +21,8 @@ _PASSED_ON = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROX
 def run(name: str, destination: str, around: Surroundings, *, keychain: auth.Keychain, environ: dict[str, str]) -> int:
     """Copy the stored image `name` to the registry that `destination` names; return skopeo's exit code, its output is passed on.
 
-    Blobs that are there already are not sent. UserError for an image that is not stored, or not whole; InfraError without skopeo.
+    Blobs that are there already are not sent. UserError for an image that is not stored, or not whole, and for a registry that refuses
+    uploads or sends them elsewhere; InfraError without skopeo, and when the registry cannot be asked.
     """
     ref = reference.parse(destination.removeprefix("docker://"))
     if ref.digest:
@@ -33,6 +34,7 @@ def run(name: str, destination: str, around: Surroundings, *, keychain: auth.Key
     image = images.find(around.store, name)
     if image is None or image.source == images.TOOLBOX:
         raise errors.UserError(f"image {name} is not in the store", "`dockless images` lists what is")
+    upload_place.check(ref, settings=around.settings, keychain=keychain)
     found = keychain.lookup(ref)
     logins = [engine_files.Login(ref.registry, found.username, found.password, found.identity_token)] if found else []
     key = f"push-{os.getpid()}-{os.urandom(3).hex()}"

@@ -14,6 +14,7 @@ from runner.model import Image
 from tests.support import images as made
 from tests.support import stores
 from tests.support.defences import attack, without
+from tests.support.engine import Engine
 from tests.support.registries import Answer, LyingRegistry, Request, serve
 
 HOST = platforms.host()
@@ -172,3 +173,33 @@ def test_tag_that_moves_while_it_is_pulled_gives_what_it_first_named(store: path
         image = pull(store, host)
         assert [request.path for request in seen].count("/v2/team/app/manifests/v1") == 1
     assert (image.digest, image.config_digest, image.layers[0].blob.digest) == (BUILT.digest, BUILT.config_digest, LAYER)
+
+
+@attack(
+    21,
+    without("runner/job/push.py", "    upload_place.check(ref, settings=around.settings, keychain=keychain)\n", ""),
+    without("runner/image/upload_place.py", "if not transport.is_same_origin(location, url):", "if False:"),
+)
+@pytest.mark.parametrize("lie", ["location", "realm", "redirect"])
+def test_push_sends_neither_password_nor_blob_to_another_host(engine: Engine, tmp_path: Path, lie: str) -> None:
+    made.write_oci_layout(tmp_path / "layout", BUILT)
+    with serve(lambda request: Answer(201, b'{"token":"x"}', {"Location": request.path})) as (attacker, asked):
+        evil = f"http://{attacker.replace('127.0.0.1', 'localhost')}/steal"
+
+        def answer(request: Request) -> Answer:
+            if not request.headers.get("authorization"):
+                wanted = f'Bearer realm="{evil}",service="s"' if lie == "realm" else 'Basic realm="x"'
+                return Answer(401, b"", {"WWW-Authenticate": wanted})
+            if request.method == "POST":
+                return Answer(307 if lie == "redirect" else 202, b"", {"Location": evil})
+            return Answer(200, b"{}") if request.path == "/v2/" else Answer(404, b"{}")
+
+        with serve(answer) as (host, _):
+            name = f"{host}/team/app:v1"
+            assert engine.run("pull", f"oci:{tmp_path}/layout").code == 0
+            credentials = {"DOCKER_AUTH_CONFIG": json.dumps({"auths": {host: {"username": "me", "password": "s3cret"}}})}
+            result = engine.run("push", f"oci:{tmp_path}/layout", name, env=credentials)
+    assert asked == []
+    assert result.code == 1, result
+    assert "another host" in result.err or "may not be used" in result.err
+    assert "s3cret" not in result.err

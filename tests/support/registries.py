@@ -212,7 +212,7 @@ def serve(
             if reply.cut_at >= 0 or reply.length >= 0:
                 self.close_connection = True
 
-        do_GET = do_HEAD = do_POST = handle_any
+        do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = handle_any
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name in the base class
             pass

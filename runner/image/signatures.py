@@ -12,7 +12,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from runner import config, paths
+from runner import config, log, paths
 from runner.errors import InfraError, UserError
 from runner.image import manifest, reference, trust
 from runner.kernel import files, locks, process
@@ -61,6 +61,7 @@ def require(source: str, digests: Sequence[str], *, origin: Origin, store: paths
                 openssl.use(name, key)
                 signed = [one for one in found if openssl.accepts(one)]
                 if any(_is_about(one.statement, ref, digest) for one in signed):
+                    log.say(f"Image {source} is signed, as {name} proves")
                     trust.remember(store, ref, digests[-1], key)
                     return
                 if signed:

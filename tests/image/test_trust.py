@@ -109,8 +109,9 @@ def test_what_comes_from_no_registry_is_not_judged(store: paths.Store, tmp_path:
 
 
 @pytest.mark.parametrize("name", ["team/app:v1", f"team/app@{BUILT.digest}"])
-def test_image_that_our_key_signed_is_pulled(store: paths.Store, registry: Signed, name: str) -> None:
+def test_image_that_our_key_signed_is_pulled(store: paths.Store, registry: Signed, capsys: pytest.CaptureFixture[str], name: str) -> None:
     assert ensure(store, f"{registry.host}/{name}", settings=wants(registry.ours)).digest == BUILT.digest
+    assert f"Image {registry.host}/{name} is signed, as {registry.ours.public} proves\n" in capsys.readouterr().err
     assert os.listdir(store.jobs) == []
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.support import faults, images
+from tests.support.defences import attack, without
 from tests.support.gitlab_jobs import GitLab, job
 from tests.support.gitlab_replay import JobResult
 from tests.support.images import build_image, busybox_layer, file
@@ -50,6 +51,10 @@ def kept_out(result: JobResult, says: str) -> None:
     assert faults.is_explained(log), log
 
 
+@attack(
+    22,
+    without("runner/adapters/gitlab/prepare.py", "tenant=policy.tenant(asked.image, around.settings, build_user=build_user)", 'tenant=""'),
+)
 def test_private_image_of_one_project_is_closed_to_another_until_it_has_credentials(gitlab: GitLab, registry: PrivateRegistry) -> None:
     gitlab.configure(images=ANY)
     let_in(play(gitlab, registry.name, A, variables=auth(registry.host)))

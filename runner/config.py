@@ -42,12 +42,21 @@ class Images(NamedTuple):
     trust: tuple[Trust, ...] = ()  # the first one that matches counts; no match allows
 
 
+class Egress(NamedTuple):
+    """`network.egress`: what jobs may reach; entries are HOST[:PORT[-PORT]], where HOST is a network with its length, a name, or "host"."""
+
+    policy: str = "default"  # default: the internet, but not the machine itself | none: only what `allow` names
+    allow: tuple[str, ...] = ()  # wins over `deny` and `policy`; also the servers of `network.dns`
+    deny: tuple[str, ...] = ()
+
+
 class Network(NamedTuple):
     """`network:`: the job's own network."""
 
     subnet: str = "10.99.0.0/16"  # IPv4, /16 … /23; the last /24 is the uplink's
     mtu: int = 0  # 0: that of the host's default route
     dns: tuple[str, ...] = ()  # empty: the host's resolver
+    egress: Egress = Egress()
 
 
 class ServiceSettings(NamedTuple):
@@ -129,14 +138,13 @@ class Settings(NamedTuple):
 def decode(value: list[Any]) -> Settings:
     """Build Settings again from what JSON makes of them (named tuples become lists)."""
     account, state_dir, images, registries, network, limits, service_limits, gitlab, gc, docker, github = (_tuples(item) for item in value)
-    lab = GitLab(*gitlab)
-    pictures = Images(*images)
+    lab, net, pictures = GitLab(*gitlab), Network(*network), Images(*images)
     return Settings(
         account=account,
         state_dir=state_dir,
         images=pictures._replace(trust=tuple(Trust(*rule) for rule in pictures.trust)),
         registries=tuple((name, Registry(*entry)) for name, entry in registries),
-        network=Network(*network),
+        network=net._replace(egress=Egress(*net.egress)),
         limits=Limits(*limits),
         service_limits=Limits(*service_limits),
         gitlab=lab._replace(services=tuple(ServiceSettings(*service) for service in lab.services)),

@@ -11,7 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_FORMAT = 5  # another number whenever the same file comes to mean something else
+_FORMAT = 6  # another number whenever the same file comes to mean something else
 SYSTEM_FILE = "/etc/dockless/config.yaml"
 
 

@@ -59,11 +59,7 @@ def parse(value: Any, where: str) -> config.Settings:
             trust=tuple(_trust(item) for item in images.tables("trust")),
         ),
         registries=_registries(top.table("registries")),
-        network=config.Network(
-            subnet=_subnet(network),
-            mtu=_mtu(network),
-            dns=tuple(_address(network, "dns", server) for server in network.texts("dns")),
-        ),
+        network=config.Network(subnet=_subnet(network), mtu=_mtu(network), dns=_dns(network), egress=_egress(network)),
         limits=_limits(top.table("limits")),
         service_limits=_limits(top.table("service_limits")),
         gitlab=_gitlab(gitlab),
@@ -170,6 +166,38 @@ def _mtu(table: "_Table") -> int:
     if 0 < mtu < 576:  # the least that IPv4 may rely on
         raise UserError(f"configuration {table.where}mtu: {mtu} is out of range", "it is 0, or between 576 and 65521")
     return mtu
+
+
+def _dns(table: "_Table") -> tuple[str, ...]:
+    return tuple(_address(table, "dns", server) for server in table.texts("dns"))
+
+
+def _egress(network: "_Table") -> config.Egress:
+    table = network.table("egress", short="policy")
+    servers = tuple(f"{server}/32:53" for server in _dns(network) if ":" not in server)  # whoever names them wants them to be reached
+    allow, deny = (tuple(_destination(text, f"{table.where}{key}") for text in table.texts(key)) for key in ("allow", "deny"))
+    found = config.Egress(policy=table.choice("policy", ("default", "none")), allow=(*allow, *servers), deny=deny)
+    table.refuse_unknown()
+    return found
+
+
+def _destination(text: str, place: str) -> str:
+    """Return a destination of packets in its canonical form, which sandbox.egress reads: NETWORK/LENGTH, NAME or host, and ports."""
+    host, colon, ports = text.lower().partition(":")
+    where = f"configuration {place}: {_shown(text)}"
+    if ":" in ports:
+        raise UserError(f"{where} is IPv6, which jobs do not have", "leave it out")
+    numbers = [int(port) if port.isascii() and port.isdigit() and len(port) < 6 else 0 for port in ports.split("-")]
+    if colon and not (len(numbers) <= 2 and 0 < numbers[0] <= numbers[-1] < 65536):
+        raise UserError(f"{where} has no port behind its colon", "write PORT, or FIRST-LAST, between 1 and 65535")
+    if host.replace(".", "").replace("/", "").isdigit():
+        try:
+            host = str(ipaddress.IPv4Network(host))
+        except ValueError as e:
+            raise UserError(f"{where} is no network: {e}", "write one such as 10.0.0.0/8 or 192.0.2.7") from e
+    elif not registry_name.is_valid(host):
+        raise UserError(f"{where} is neither a network nor a name", "write 10.0.0.0/8, a name without patterns, or the word host")
+    return f"{host}:{'-'.join(map(str, dict.fromkeys(numbers)))}" if colon else host
 
 
 def _address(table: "_Table", key: str, text: str) -> str:

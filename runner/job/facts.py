@@ -14,7 +14,7 @@ from runner.kernel import cgroup, files, probe, process, userns
 from runner.kernel.cgroup import Delegation
 from runner.kernel.userns import Range
 from runner.model import Account, BuildUser, IdMap, RunRequest
-from runner.sandbox import build_users, network, seccomp, toolbox
+from runner.sandbox import build_users, egress, network, seccomp, toolbox
 
 _VERSION_OPTIONS = {"ip": "-V"}  # of those that do not know --version
 PROGRAMS = ("newuidmap", "newgidmap", "slirp4netns", "nft", "ip", "crun", "tini", "git", "gitlab-runner", "podman", "buildah")
@@ -187,8 +187,10 @@ def _in_namespace(facts: Facts, id_map: IdMap | None, directory: str) -> Facts:
         return facts._replace(
             id_maps=id_maps, overlay=none, whiteout=none, proc=none, links=none, packet_filter=none, container=none
         )  # fmt: skip
+    addresses = network.addresses("10.99.0.0/16")
+    rules = network.router_rules("tap0", egress.rules(egress.Policy(), addresses, ["192.0.2.1"]))
     ip, nft = facts.programs["ip"].path, facts.programs["nft"].path
-    links = "\n".join([*network.router_commands(network.addresses("10.99.0.0/16"), mtu=1500), "link add v0 type veth peer name v1"])
+    links = "\n".join([*network.router_commands(addresses, mtu=1500), "link add v0 type veth peer name v1"])
     return facts._replace(
         id_maps=id_maps,
         overlay=attempt(lambda: probe.mount_overlay(id_map, directory)) if directory else _NO_DIRECTORY,
@@ -196,7 +198,7 @@ def _in_namespace(facts: Facts, id_map: IdMap | None, directory: str) -> Facts:
         proc=attempt(lambda: probe.mount_proc(id_map, directory)) if directory else _NO_DIRECTORY,
         container=Try() if directory else _NO_DIRECTORY,
         links=attempt(lambda: probe.run_in_network(id_map, ip, "-batch", "-", script=f"{links}\n")) if ip else Try(needs="ip"),
-        packet_filter=attempt(lambda: probe.run_in_network(id_map, nft, "-f", "-", script=network.router_rules("tap0")))
+        packet_filter=attempt(lambda: probe.run_in_network(id_map, nft, "-f", "-", script=rules))
         if nft else Try(needs="nft"),
     )  # fmt: skip
 

@@ -13,7 +13,7 @@ from runner.job.endpoint import Endpoint, Inhabitant
 from runner.job.keeper import NAMESPACES, Keeper, argv
 from runner.kernel import boot, netdevice, netlink, process, signals, syscalls, userns
 from runner.record import NamedTuple
-from runner.sandbox import network, uplink
+from runner.sandbox import egress, network, uplink
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ class Request(NamedTuple):
     addresses: network.Addresses | None  # None: no network at all
     mtu: int
     endpoint: Endpoint  # of the job's own containers
+    egress: egress.Policy
     marks: tuple[tuple[str, str], ...] = ()  # its environment: who ends it ends the whole job
     publishes: bool = False  # ports of the host may be forwarded to it (job.publish)
 
@@ -176,6 +177,7 @@ def _connect(request: Request, online: int) -> None:
     """Make the router, and the endpoint of the job's own containers on it; say on `online` when that can be joined."""
     addresses = request.addresses
     slirp = _fork_uplink(addresses, mtu=request.mtu, socket=paths.UPLINK_SOCKET if request.publishes else "") if addresses else None
+    rules = egress.rules(request.egress, addresses, netlink.own_addresses()) if addresses else []
     syscalls.unshare(syscalls.CLONE_NEWNET)
     if slirp:
         _make_uplink_device()
@@ -183,7 +185,7 @@ def _connect(request: Request, online: int) -> None:
     inhabitant.pin()
     os.write(online, _PINNED)
     if addresses and slirp:
-        nft, ip = netlink.start_nft(network.router_rules(uplink.DEVICE)), netlink.start_ip()
+        nft, ip = netlink.start_nft(network.router_rules(uplink.DEVICE, rules)), netlink.start_ip()
         slirp.release()
         wire = network.attach_command(request.endpoint.number, pid=inhabitant.pid, mtu=request.mtu)
         netlink.finish_ip(ip, [*network.router_commands(addresses, mtu=request.mtu), wire])

@@ -16,7 +16,7 @@ from runner.job.state import JobState
 from runner.job.undo import Undo
 from runner.kernel import files, locks
 from runner.model import Account, BuildUser, ContainerSpec, IdMap, Image, JobSpec
-from runner.sandbox import build_users, network
+from runner.sandbox import build_users, egress, network
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ def prepare(
                 addresses=addresses,
                 mtu=around.mtu(),
                 endpoint=endpoint,
+                egress=egress.policy(around.settings.network.egress) if addresses else egress.Policy(),
                 marks=spec.marks,
                 publishes=spec.publishes,
             )

@@ -60,7 +60,7 @@ def rules(ports: Sequence[Port], targets: Sequence[str]) -> str:
         "table ip dockless_published {\n  chain prerouting {\n    type nat hook prerouting priority -100;\n"
         + "\n".join(lines)
         + "\n  }\n}\n"
-        f'insert rule inet dockless forward iifname "{uplink.DEVICE}" ct status dnat accept\n'
+        "insert rule inet dockless forward ct status dnat accept\n"
     )
 
 

@@ -11,7 +11,7 @@ from runner.kernel import syscalls
 
 _SIOCADDRT, _SIOCSIFADDR, _SIOCSIFNETMASK, _SIOCGIFFLAGS, _SIOCSIFFLAGS = 0x890B, 0x8916, 0x891C, 0x8913, 0x8914  # linux/sockios.h
 _IFF_UP = 1
-_RTF_UP, _RTF_GATEWAY, _RTF_REJECT = 1, 2, 0x200  # linux/route.h
+_RTF_UP, _RTF_GATEWAY = 1, 2  # linux/route.h
 _AF_INET = 2
 _TUNSETIFF, _TUNSETPERSIST = 0x400454CA, 0x400454CB  # linux/if_tun.h
 _IFF_TAP, _IFF_NO_PI = 0x2, 0x1000
@@ -59,15 +59,7 @@ def set_address(device: str, address: str, netmask: str) -> None:
 
 def add_default_route(gateway: str) -> None:
     """Send everything that is not near to a gateway."""
-    _add_route("0.0.0.0", "0.0.0.0", gateway, _RTF_UP | _RTF_GATEWAY)
-
-
-def add_reject_route(network: str, netmask: str) -> None:
-    """Refuse everything to a network."""
-    _add_route(network, netmask, "0.0.0.0", _RTF_UP | _RTF_REJECT)
-
-
-def _add_route(network: str, netmask: str, gateway: str, flags: int) -> None:
+    everything = _sockaddr("0.0.0.0")
     # struct rtentry of 64-bit Linux: rt_pad1, rt_dst, rt_gateway, rt_genmask, rt_flags, and 64 bytes that stay 0
-    entry = pack("=Q16s16s16sH62x", 0, _sockaddr(network), _sockaddr(gateway), _sockaddr(netmask), flags)
+    entry = pack("=Q16s16s16sH62x", 0, everything, _sockaddr(gateway), everything, _RTF_UP | _RTF_GATEWAY)
     _request(_SIOCADDRT, entry)

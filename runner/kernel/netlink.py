@@ -28,6 +28,17 @@ def start_nft(ruleset: str) -> process.Running:
     return process.start(["nft", "-f", "-"], input=ruleset.encode())
 
 
+def own_addresses() -> list[str]:
+    """Return the IPv4 addresses of this network namespace but loopback's, in order. Raises OSError.
+
+    They are the local table's, so that addresses are there which no device shows (ip-route(8), type local).
+    """
+    with open("/proc/net/fib_trie", encoding="ascii") as file:
+        lines = file.read().splitlines()
+    found = {lines[at - 1].rpartition(" ")[2] for at, line in enumerate(lines) if line.endswith("/32 host LOCAL")}
+    return sorted(address for address in found if not address.startswith("127."))
+
+
 def default_route_mtu() -> int:
     """Return the MTU of the interface with the host's default IPv4 route, 1500 when there is none."""
     try:

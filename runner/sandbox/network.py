@@ -5,7 +5,7 @@
 Every job has a router, also that of a single container: with CAP_NET_RAW a container writes what it likes to its own device, past all
 routes and filters of its own namespace, and slirp4netns itself refuses no address.
 
-The router is planned as pure lists of ip(8) commands and nftables rules.
+The router is planned as pure lists of ip(8) commands and nftables rules; what may leave it says sandbox.egress.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from __future__ import annotations
 from runner.kernel import netdevice
 from runner.record import NamedTuple
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 BRIDGE = "br0"
-# Cloud metadata services hand out credentials of the machine. IPv6 has no route out at all, the rule is for the day when it has.
-_REFUSED_IPV4, _REFUSED_ROUTE = "169.254.0.0/16", ("169.254.0.0", "255.255.0.0")
-_REFUSED_IPV6 = "{ fd00:ec2::254/128, fe80::/10 }"
 
 
 class Addresses(NamedTuple):
@@ -59,15 +60,21 @@ def router_commands(plan: Addresses, *, mtu: int) -> list[str]:
     ]
 
 
-def router_rules(device: str) -> str:
-    """Return the nftables ruleset: masquerade towards `device`, refuse metadata and link-local addresses, nothing in from outside."""
+def router_rules(device: str, egress: Sequence[str]) -> str:
+    """Return the nftables ruleset: masquerade towards `device`, with the rules `egress` for what goes there; nothing in from outside.
+
+    All packets are judged, not a connection's first: who writes its own packets makes connections that the router sees from the wrong side.
+    """
+    rules = "\n    ".join(egress)
     return f"""table inet dockless {{
   chain postrouting {{ type nat hook postrouting priority 100; oifname "{device}" masquerade; }}
+  chain egress {{
+    {rules}
+  }}
   chain forward {{
     type filter hook forward priority 0;
-    ip daddr {_REFUSED_IPV4} reject with icmpx type admin-prohibited
-    ip6 daddr {_REFUSED_IPV6} reject with icmpx type admin-prohibited
     iifname "{device}" ct state new drop
+    oifname "{device}" jump egress
   }}
   chain input {{
     type filter hook input priority 0;
@@ -89,7 +96,6 @@ def configure_endpoint(plan: Addresses | None, index: int) -> None:
         netdevice.set_address("eth0", plan.endpoint(index), "255.255.255.0")
         netdevice.set_up("eth0")
         netdevice.add_default_route(plan.bridge)
-        netdevice.add_reject_route(*_REFUSED_ROUTE)
 
 
 ENDPOINT_SYSCTLS = (

@@ -13,7 +13,7 @@ import yaml
 
 from tests.support import images
 from tests.support.engine import Engine, Result, processes_of, wait_until
-from tests.support.gitlab_runner import outward_address
+from tests.support.gitlab_runner import REACHABLE, outward_address
 from tests.support.images import build_image, busybox_layer, directory, file
 from tests.support.registries import docker_registry, make_certificates
 
@@ -46,7 +46,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
 
 @pytest.fixture
 def builder(engine: Engine, registry: Registry, tmp_path: Path) -> "Builder":
-    engine.config.write_text(yaml.safe_dump({"registries": {registry.host: {"ca_file": str(registry.ca)}}}))
+    engine.config.write_text(yaml.safe_dump({**REACHABLE, "registries": {registry.host: {"ca_file": str(registry.ca)}}}))
     context = tmp_path / "context"
     context.mkdir()
     return Builder(engine, registry, context)
@@ -122,7 +122,7 @@ def test_image_is_built_in_stages_run_and_built_again_from_the_cache(builder: Bu
 def test_base_image_comes_from_a_mirror_without_tls(engine: Engine, tmp_path: Path) -> None:
     with docker_registry(tmp_path / "mirror", address=outward_address()) as host:
         images.push(BASE, f"{host}/hub/library/base:v1")
-        engine.config.write_text(yaml.safe_dump({"registries": {"docker.io": {"mirrors": [f"http://{host}/hub"]}}}))
+        engine.config.write_text(yaml.safe_dump({**REACHABLE, "registries": {"docker.io": {"mirrors": [f"http://{host}/hub"]}}}))
         result = engine.run("build", "-t", "app", "-f", "-", str(tmp_path), stdin="FROM base:v1\nRUN cat /old/file\n")
     assert _built(result)
     assert "from the base" in result.out

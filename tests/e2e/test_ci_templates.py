@@ -17,7 +17,7 @@ from tests.support import artifact_client, images, pipelines
 from tests.support.coordinator import Coordinator
 from tests.support.engine import TREE
 from tests.support.gitlab_jobs import GitLab
-from tests.support.gitlab_runner import outward_address
+from tests.support.gitlab_runner import REACHABLE, outward_address
 from tests.support.registries import LyingRegistry
 
 TEMPLATES = TREE / "ci-templates/gitlab"
@@ -124,7 +124,7 @@ def coordinator() -> Coordinator:
 @pytest.fixture
 def url(coordinator: Coordinator, gitlab: GitLab, tmp_path: Path) -> Iterator[str]:
     """The URL of a GitLab that takes artifacts, which the runner's helper can upload."""
-    gitlab.configure(gitlab={"runner_binary": artifact_client.install(str(tmp_path / "helper"))})
+    gitlab.configure(gitlab={"runner_binary": artifact_client.install(str(tmp_path / "helper"))}, **REACHABLE)
     with coordinator.running(address=outward_address()) as url:
         yield url
 
@@ -203,7 +203,7 @@ def test_matrix_template_runs_every_suite_on_its_own_image_at_once(gitlab: GitLa
         registry.add(images.build_image([images.busybox_layer(), distribution], {}), f"library/{name}", tag)
     payloads = pipelines.jobs(template("matrix"), including=_SUITES, variables=_PLAIN)
     with registry.running() as (host, _):
-        gitlab.configure(registries={"docker.io": {"mirrors": [f"http://{host}"], "mirrors_trusted": True}})
+        gitlab.configure(registries={"docker.io": {"mirrors": [f"http://{host}"], "mirrors_trusted": True}}, **REACHABLE)
         with ThreadPoolExecutor(3) as runner:
             replays = [gitlab.replay(payload, concurrent=(place, place)) for place, payload in enumerate(payloads)]
             results = list(runner.map(lambda replay: replay.run(), replays))

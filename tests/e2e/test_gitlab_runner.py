@@ -29,7 +29,8 @@ class Live:
         self._engine, self.coordinator = engine, coordinator
         root = engine.home.parent
         binary = gitlab_runner.BINARY or ""
-        engine.config.write_text(json.dumps({"state_dir": str(engine.state), "gitlab": {"runner_binary": os.path.realpath(binary)}}))
+        settings = {"state_dir": str(engine.state), "gitlab": {"runner_binary": os.path.realpath(binary)}, **gitlab_runner.REACHABLE}
+        engine.config.write_text(json.dumps(settings))
         program = gitlab_runner.install(root / "bin")
         printed = snippet.text(str(program), config=str(engine.config))
         self._config = root / "config.toml"

@@ -12,7 +12,7 @@ import yaml
 from tests.support import images
 from tests.support.docker_shim import Agent, install
 from tests.support.engine import Engine
-from tests.support.gitlab_runner import outward_address
+from tests.support.gitlab_runner import REACHABLE, outward_address
 from tests.support.images import build_image, busybox_layer, directory, file
 from tests.support.registries import docker_registry, make_certificates
 
@@ -38,7 +38,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
 
 @pytest.fixture
 def agent(engine: Engine, registry: Registry, tmp_path: Path) -> Agent:
-    engine.config.write_text(yaml.safe_dump({"registries": {registry.host: {"ca_file": str(registry.ca)}}}))
+    engine.config.write_text(yaml.safe_dump({**REACHABLE, "registries": {registry.host: {"ca_file": str(registry.ca)}}}))
     return install(engine, tmp_path)
 
 

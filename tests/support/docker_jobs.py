@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from tests.support.engine import Engine, Result
+from tests.support.gitlab_runner import REACHABLE
 
 ENGINES = ("podman", "dockerd")
 _LIMIT_S = 80
@@ -16,6 +17,7 @@ VENV = ("-v", f"{sys.prefix}:{sys.prefix}:ro", "-e", f"PYTHON={sys.prefix}/bin/p
 def settings(api: str, hub: str, **docker: Any) -> dict[str, Any]:
     """Return the configuration's sections for an engine (`podman` or `dockerd`) whose docker.io is the registry `hub`."""
     return {
+        **REACHABLE,
         "docker": {"mode": "provide", "engine": api, **docker},
         "registries": {"docker.io": {"mirrors": [f"http://{hub}"], "mirrors_trusted": True}, hub: {"plain_http": True}},
     }

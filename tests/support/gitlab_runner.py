@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from runner import launcher
 
@@ -51,6 +52,10 @@ def environ(inherited: Mapping[str, str], *, home: Path) -> dict[str, str]:
         if not name.startswith(dropped) and not name.lower().endswith("_proxy") and name not in ("TMPDIR", "CI")
     }
     return {**kept, "HOME": str(home)}
+
+
+# settings under which jobs reach what a test serves at `outward_address`
+REACHABLE: dict[str, Any] = {"network": {"egress": {"allow": ["host"]}}}
 
 
 def outward_address() -> str:

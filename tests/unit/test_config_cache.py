@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from runner import config, config_cache, errors
-from runner.config import Gc, GitLab, Images, Network, Registry, ServiceSettings, Settings, Trust
+from runner.config import Egress, Gc, GitLab, Images, Network, Registry, ServiceSettings, Settings, Trust
 from runner.kernel import accounts, userns
 from runner.model import BuildUser, Limits
 from runner.sandbox import build_users
@@ -17,7 +17,7 @@ FULL = Settings(
     "/srv/state",
     Images("debian", ("a", "b"), ("never",), ("always",), ("p",), 60, (Trust(("r.example/**",), "signed", ("/k",)),)),
     (("docker.io", Registry(("https://m",), True, "/ca", True)), ("other", Registry())),
-    Network("10.0.0.0/16", 1400, ("192.0.2.1",)),
+    Network("10.0.0.0/16", 1400, ("192.0.2.1",), Egress("none", ("host:1",), ("10.0.0.0/8",))),
     Limits(1, 2.5, 3),
     Limits(4, 5.5, 6),
     GitLab(services=(ServiceSettings("redis", "r", ("e",), ("c",), (("A", "1"),)), ServiceSettings("db")), volumes=("/x",)),

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner import config, config_file, errors
-from runner.config import Gc, GitLab, Images, Network, Registry, ServiceSettings, Settings, Trust
+from runner.config import Egress, Gc, GitLab, Images, Network, Registry, ServiceSettings, Settings, Trust
 from runner.model import Limits
 from runner.sandbox import network
 
@@ -74,7 +74,11 @@ images:
 registries:
   docker.io: {mirrors: ["https://mirror.example"], ca_file: /etc/ca.pem, mirrors_trusted: true}
   "registry.example:5000": {plain_http: true}
-network: {subnet: 10.1.0.0/20, mtu: 1400, dns: [192.0.2.1, "2001:db8::1"]}
+network:
+  subnet: 10.1.0.0/20
+  mtu: 1400
+  dns: [192.0.2.1, "2001:db8::1"]
+  egress: {policy: none, allow: [10.0.0.0/8:80-90, Mirror.example:443, "host:22"], deny: [192.0.2.7]}
 limits: {memory: 512m, cpus: 1.5, pids: 100}
 service_limits: {memory: 1024}
 gitlab:
@@ -104,7 +108,12 @@ gc: {high: 90, low: 50, volumes_max_age: 14d, volumes_max_size: 20g, storage_max
             ("docker.io", Registry(("https://mirror.example",), False, "/etc/ca.pem", True)),
             ("registry.example:5000", Registry(plain_http=True)),
         ),
-        network=Network("10.1.0.0/20", 1400, ("192.0.2.1", "2001:db8::1")),
+        network=Network(
+            "10.1.0.0/20",
+            1400,
+            ("192.0.2.1", "2001:db8::1"),
+            Egress("none", ("10.0.0.0/8:80-90", "mirror.example:443", "host:22", "192.0.2.1/32:53"), ("192.0.2.7/32",)),
+        ),
         limits=Limits(512 * 1024**2, 1.5, 100),
         service_limits=Limits(memory=1024),
         gitlab=GitLab(
@@ -213,6 +222,22 @@ def test_wrong_type_is_refused_with_the_key_and_the_value(refuse: Refuse, text: 
         ("network: {mtu: 20}", "network.mtu: 20 is out of range", "576"),
         ("network: {dns: [dns.example]}", "network.dns: 'dns.example' is no IP address", "192.0.2.1"),
         ('network: {dns: ["192.0.2.1\\noptions x"]}', "network.dns: '192.0.2.1\\noptions x' is no IP address", "192.0.2.1"),
+        ("network: {egress: closed}", "network.egress.policy: 'closed' is not known", "default, none"),
+        ("network: {egress: {allow: ['fd00::1']}}", "network.egress.allow: 'fd00::1' is IPv6, which jobs do not have", "leave"),
+        ("network: {egress: {deny: ['[::1]:80']}}", "network.egress.deny: '[::1]:80' is IPv6, which jobs do not have", "leave"),
+        ("network: {egress: {deny: ['a:']}}", "network.egress.deny: 'a:' has no port behind its colon", "PORT"),
+        ("network: {egress: {deny: ['a:0']}}", "network.egress.deny: 'a:0' has no port behind its colon", "PORT"),
+        ("network: {egress: {deny: ['a:9-8']}}", "network.egress.deny: 'a:9-8' has no port behind its colon", "FIRST-LAST"),
+        ("network: {egress: {deny: ['a:1-2-3']}}", "network.egress.deny: 'a:1-2-3' has no port behind its colon", "FIRST-LAST"),
+        ("network: {egress: {deny: ['a:65536']}}", "network.egress.deny: 'a:65536' has no port behind its colon", "65535"),
+        ("network: {egress: {deny: ['a:http']}}", "network.egress.deny: 'a:http' has no port behind its colon", "PORT"),
+        (
+            "network: {egress: {allow: [10.0.0.1/8]}}",
+            "network.egress.allow: '10.0.0.1/8' is no network: 10.0.0.1/8 has host bits set",
+            "/8",
+        ),
+        ("network: {egress: {allow: ['*.example']}}", "network.egress.allow: '*.example' is neither a network nor a name", "patterns"),
+        ("network: {egress: {allow: ['a} accept']}}", "network.egress.allow: 'a} accept' is neither a network nor a name", "host"),
         ("gc: {high: 101}", "gc.high: 101 is out of range", "between 0 and 100"),
         ("gc: {high: 60}", "gc.low: 70 is above high, which is 60", "smaller"),
         ("gc: {volumes_max_age: 14}", "gc.volumes_max_age: 14 cannot be used", "14d"),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from runner.sandbox import network, uplink
+from runner.sandbox import egress, network, uplink
 
 
 def test_first_network_is_the_jobs_and_last_the_uplinks() -> None:
@@ -29,10 +29,10 @@ def test_endpoints_count_from_two() -> None:
 
 
 def test_router_refuses_the_metadata_services_before_anything_is_forwarded() -> None:
-    rules = network.router_rules("tap0")
-    forward = rules[rules.index("chain forward") :]
-    assert "ip daddr 169.254.0.0/16 reject" in forward
-    assert "fd00:ec2::254" in forward
+    rules = network.router_rules("tap0", egress.rules(egress.Policy(), network.addresses("10.99.0.0/16"), []))
+    refused, rest = rules.split("chain forward")
+    assert "169.254.0.0/16" in refused
+    assert rest.index("jump egress") < rest.index("chain input")
 
 
 def test_hosts_lists_every_name_of_an_address_on_one_line() -> None:

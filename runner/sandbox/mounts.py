@@ -111,11 +111,11 @@ def check_target(target: str, text: str) -> str:
 
 def check_source(source: str, text: str, *, state_dir: str) -> str:
     """Return the real path of a directory or file of the host that may be shown; UserError otherwise."""
-    real = os.path.realpath(source)
+    real = real_path(source, text)
     try:
         mode = os.stat(real).st_mode
     except OSError as e:
-        raise _bad(text, f"{source} on the host: {(e.strerror or str(e)).lower()}") from e
+        raise _unseen(source, text, e) from e
     if stat.S_ISSOCK(mode):
         raise _bad(text, "a socket of the host is a door to the host")
     if not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):
@@ -124,6 +124,18 @@ def check_source(source: str, text: str, *, state_dir: str) -> str:
     if reason:
         raise _bad(text, reason)
     return real
+
+
+def real_path(source: str, text: str) -> str:
+    """Return where a path of the host leads; UserError for one with a link that the account may not read, as in /proc/1."""
+    try:
+        return os.path.realpath(source)
+    except OSError as e:
+        raise _unseen(source, text, e) from e
+
+
+def _unseen(source: str, text: str, error: OSError) -> errors.UserError:
+    return _bad(text, f"{source} on the host: {(error.strerror or str(error)).lower()}")
 
 
 def refusal(real: str, *, state_dir: str) -> str:

@@ -72,11 +72,11 @@ def _of_workflow(mount: Mount, *, work: str, state_dir: str, allowed: tuple[str,
     target = mounts.check_target(mount.target, text)
     if not mount.source:  # anonymous: each container has its own
         return VolumeSpec(target, "job", f"{name}-{mounts.volume_name(target)}", mount.read_only)
-    if "/" not in mount.source:
+    if "/" not in mount.source and not mounts.is_host_path(mount.source):
         return mounts.parse(f"{mount.source}:{target}{':ro' if mount.read_only else ''}", state_dir=state_dir, cwd=work)
     if places.within(mount.source, work):
         return VolumeSpec(target, "bind", places.beneath(work, mount.source, make=True), mount.read_only)
-    real = os.path.realpath(os.path.join(work, mount.source))
+    real = mounts.real_path(os.path.join(work, mount.source), text)
     if not any(globs.matches(pattern, real) for pattern in allowed):
         raise UserError(
             f"volume {text!r} is refused: workflows may not name {real} of the host",

@@ -49,7 +49,7 @@ def parse(texts: Iterable[str], around: Surroundings, *, cwd: str, roots: tuple[
 
 
 def _make(place: str, text: str, around: Surroundings, *, roots: tuple[str, ...]) -> None:
-    wanted, home = os.path.realpath(place), os.path.realpath(around.account.home)
+    wanted, home = mounts.real_path(place, text), os.path.realpath(around.account.home)
     reason = mounts.refusal(wanted, state_dir=os.path.realpath(around.store.root)) or _secret(wanted, home=home)
     if reason:
         raise _bad(text, reason)

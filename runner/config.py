@@ -115,6 +115,14 @@ class Gc(NamedTuple):
     storage_max_size: int = 50 * 1024**3
 
 
+class Disk(NamedTuple):
+    """What of `limits:` holds for a whole job; 0 means no limit, sizes in bytes."""
+
+    disk: int = 0  # what a job may write
+    disk_reserve: int = 256 * 1024**2  # what stays free on the store's file system: below it the biggest job ends
+    log: int = 100 * 1024**2  # what is kept of the output of one service, or of the job's Docker engine
+
+
 class Settings(NamedTuple):
     """Everything; the default value is what an empty file means."""
 
@@ -129,6 +137,7 @@ class Settings(NamedTuple):
     gc: Gc = Gc()
     docker: Docker = Docker()
     github: GitHub = GitHub()
+    disk: Disk = Disk()
 
     def registry(self, name: str) -> Registry:
         """Return how to reach a registry; one that is not configured is reached by https."""
@@ -137,7 +146,9 @@ class Settings(NamedTuple):
 
 def decode(value: list[Any]) -> Settings:
     """Build Settings again from what JSON makes of them (named tuples become lists)."""
-    account, state_dir, images, registries, network, limits, service_limits, gitlab, gc, docker, github = (_tuples(item) for item in value)
+    account, state_dir, images, registries, network, limits, service_limits, gitlab, gc, docker, github, disk = (
+        _tuples(item) for item in value
+    )
     lab, net, pictures = GitLab(*gitlab), Network(*network), Images(*images)
     return Settings(
         account=account,
@@ -151,6 +162,7 @@ def decode(value: list[Any]) -> Settings:
         gc=Gc(*gc),
         docker=Docker(*docker),
         github=GitHub(*github),
+        disk=Disk(*disk),
     )
 
 

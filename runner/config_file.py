@@ -28,6 +28,7 @@ _TYPES = {  # what a value has to be -> how that is written
     "a list of texts": "write it as [one, two]",
     "a table of keys": "write its keys below it, each as KEY: VALUE and indented",
 }
+_LEAST_BYTES = 64 * 1024  # less than that was meant as gigabytes
 _T = TypeVar("_T")
 
 
@@ -46,6 +47,7 @@ def parse(value: Any, where: str) -> config.Settings:
     """Turn a decoded document into Settings; `where` is named in errors. An empty document is the defaults."""
     top = _Table({} if value is None else value, where)
     images, network, gitlab, github = top.table("images"), top.table("network"), top.table("gitlab"), top.table("github")
+    limits = top.table("limits")
     settings = config.Settings(
         account=top.word("account", "dockless"),
         state_dir=_absolute(top, "state_dir"),
@@ -60,8 +62,8 @@ def parse(value: Any, where: str) -> config.Settings:
         ),
         registries=_registries(top.table("registries")),
         network=config.Network(subnet=_subnet(network), mtu=_mtu(network), dns=_dns(network), egress=_egress(network)),
-        limits=_limits(top.table("limits")),
-        service_limits=_limits(top.table("service_limits")),
+        limits=_limits(limits),
+        service_limits=_service_limits(top.table("service_limits")),
         gitlab=_gitlab(gitlab),
         gc=_gc(top.table("gc")),
         docker=_docker(top.table("docker", short="mode")),
@@ -69,8 +71,9 @@ def parse(value: Any, where: str) -> config.Settings:
             trust_domain=github.choice("trust_domain", ("repository", "owner", "runner")),
             allowed_volumes=github.texts("allowed_volumes"),
         ),
+        disk=_disk(limits),
     )
-    for table in (images, network, gitlab, github, top):
+    for table in (images, network, limits, gitlab, github, top):
         table.refuse_unknown()
     return settings
 
@@ -260,13 +263,35 @@ def _normalised(function: Callable[[str], str], text: str, place: str) -> str:
 
 
 def _limits(table: "_Table") -> model.Limits:
-    limits = model.Limits(
+    return model.Limits(
         memory=table.convert("memory", quantities.parse_size, 0),
         cpus=table.convert("cpus", quantities.parse_cpus, 0.0),
         pids=table.integer("pids", 0, low=0, high=4194304),
     )
+
+
+def _service_limits(table: "_Table") -> model.Limits:
+    found = _limits(table)
     table.refuse_unknown()
-    return limits
+    return found
+
+
+def _disk(table: "_Table") -> config.Disk:
+    default = config.Disk()
+    found = config.Disk(
+        disk=table.convert("disk", _bound(quantities.parse_size), default.disk),
+        disk_reserve=table.convert("disk_reserve", _bound(quantities.parse_size), default.disk_reserve),
+        log=table.convert("log", _bound(quantities.parse_size), default.log),
+    )
+    for key, value in found._asdict().items():
+        if 0 < value < _LEAST_BYTES:
+            raise UserError(f"configuration {table.where}{key}: {value} bytes are too few", "write a size such as 10g, or 0 for no limit")
+    return found
+
+
+def _bound(parse: Callable[[str], int]) -> Callable[[str], int]:
+    """Return a parser that takes 0 as well, for no limit."""
+    return lambda text: 0 if text.strip() == "0" else parse(text)
 
 
 def _age(text: str) -> int:
@@ -278,17 +303,13 @@ def _age(text: str) -> int:
 
 def _gc(table: "_Table") -> config.Gc:
     default = config.Gc()
-
-    def bound(parse: Callable[[str], int]) -> Callable[[str], int]:
-        return lambda text: 0 if text.strip() == "0" else parse(text)
-
     found = config.Gc(
         high=table.integer("high", default.high, low=0, high=100),
         low=table.integer("low", default.low, low=0, high=100),
-        volumes_max_age=table.convert("volumes_max_age", bound(_age), default.volumes_max_age),
-        volumes_max_size=table.convert("volumes_max_size", bound(quantities.parse_size), default.volumes_max_size),
-        storage_max_age=table.convert("storage_max_age", bound(_age), default.storage_max_age),
-        storage_max_size=table.convert("storage_max_size", bound(quantities.parse_size), default.storage_max_size),
+        volumes_max_age=table.convert("volumes_max_age", _bound(_age), default.volumes_max_age),
+        volumes_max_size=table.convert("volumes_max_size", _bound(quantities.parse_size), default.volumes_max_size),
+        storage_max_age=table.convert("storage_max_age", _bound(_age), default.storage_max_age),
+        storage_max_size=table.convert("storage_max_size", _bound(quantities.parse_size), default.storage_max_size),
     )
     table.refuse_unknown()
     if found.low > found.high:

@@ -53,7 +53,8 @@ def assemble(
     store = around.store
     undo.add(lambda: cleanup.remove_files(store, spec.key, user, around.account))
     gc.reap(store, around.account, but=spec.key)
-    current = _claim_slot(store, around.account, spec, user, facts)
+    bounds = state.DiskBounds(store.job(spec.key), around.settings.disk.disk, around.settings.disk.disk_reserve)
+    current = _claim_slot(store, around.account, spec, user, facts)._replace(disk=bounds)
     found = _Images(store, current, container_map, fetch)
     images = {asked.name: found.get(asked) for asked in (*spec.services, *spec.containers)}
     lowers = {name: found.layers_of(image) for name, image in images.items()}

@@ -10,7 +10,7 @@ import os
 import time
 
 from runner import errors, log, paths
-from runner.job import keeper
+from runner.job import disk_alarm, keeper
 from runner.job.state import ContainerState, JobState
 from runner.kernel import files, plain_json, process, signals, syscalls
 from runner.record import NamedTuple
@@ -19,6 +19,9 @@ from runner.sandbox import crun, users
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, NoReturn
+
+
+_FOREVER_S = 86400.0
 
 
 class Main(NamedTuple):
@@ -221,11 +224,23 @@ def execute(current: JobState, name: str, main: Main, request: Execution) -> int
         raise
     if pid == 0:
         _become_crun(_id(name), request, description, words, procs)
-    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    code = os.waitstatus_to_exitcode(_wait(pid, disk_alarm.Alarm(current)))
     failed = crun.failure_of(os.pread(words, 64 * 1024, 0), request.argv) if code else None
     if failed:
         raise failed
     return code if code >= 0 else 128 - code
+
+
+def _wait(pid: int, alarm: disk_alarm.Alarm) -> int:
+    """Wait for the end of crun while watching the job's disk; UserError, with the container ended, when the job has written too much."""
+    pidfd = os.pidfd_open(pid)
+    try:
+        while not process.wait_pidfd(pidfd, _FOREVER_S if alarm.next is None else max(0.0, alarm.next - time.monotonic())):
+            if alarm.next is not None and alarm.look():
+                raise alarm.end()
+    finally:
+        os.close(pidfd)
+    return os.waitpid(pid, 0)[1]
 
 
 def _process(container: ContainerState, request: Execution) -> dict[str, Any]:

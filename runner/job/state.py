@@ -20,6 +20,17 @@ if TYPE_CHECKING:
 FORMAT = 1
 
 
+class DiskBounds(NamedTuple):
+    """What job.disk_watch holds a job to, in bytes; 0 is no bound."""
+
+    directory: str  # of the job
+    limit: int  # what it may write
+    reserve: int  # what has to stay free on its file system
+
+
+NO_BOUNDS = DiskBounds("", 0, 0)
+
+
 class ContainerState(NamedTuple):
     """One container of a job. `endpoint` names its pinned namespaces; `ip` is "" without a network."""
 
@@ -53,6 +64,7 @@ class JobState(NamedTuple):
     owner: tuple[int, int] = (0, 0)  # as in JobSpec
     layers: tuple[str, ...] = ()  # "map/name" of all that its containers use, which the collector leaves alone
     shared_gid: int | None = None  # as in JobSpec
+    disk: DiskBounds = NO_BOUNDS
 
     def container(self, name: str) -> ContainerState:
         """Return a container's record; Bug if the job has none of that name."""
@@ -72,6 +84,7 @@ def save(store: paths.Store, state: JobState) -> None:
         **state._asdict(),
         "build_user": list(state.build_user),
         "keeper": list(state.keeper),
+        "disk": list(state.disk),
         "containers": [container._asdict() for container in state.containers.values()],
     }
     files.write_json(store.job_state(state.key), value, durable=False)
@@ -120,6 +133,7 @@ def _decode(value: dict[str, Any]) -> JobState:
         owner=(value["owner"][0], value["owner"][1]),
         layers=tuple(value["layers"]),
         shared_gid=value.get("shared_gid"),
+        disk=DiskBounds(*value.get("disk", NO_BOUNDS)),
     )
 
 

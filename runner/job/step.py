@@ -11,7 +11,7 @@ import select
 import time
 
 from runner import errors, log, paths
-from runner.job import guard, keeper, stop
+from runner.job import disk_alarm, guard, keeper, stop
 from runner.job.state import ContainerState, JobState
 from runner.kernel import files, plain_json, process, signals, syscalls
 from runner.model import Outcome
@@ -77,10 +77,13 @@ def _run(
     step_id = f"{container.name}.{os.getpid()}"
     bundle = f"{paths.RUN}/c/{container.name}/{step_id}"
     argv = write_bundle(bundle, container, request)
-    outcome = _supervise(bundle, step_id, request, cgroup, keeper_fd)
+    watch = disk_alarm.Alarm(state)
+    outcome = _supervise(bundle, step_id, request, cgroup, keeper_fd, watch)
     failed = crun.failure(bundle, argv) if outcome.exit_code else None
     if request.guarded:
         files.remove_tree(bundle)
+    if watch.problem:
+        raise watch.end()
     if failed:
         raise failed
     if outcome.exit_code:
@@ -202,8 +205,8 @@ def _become_crun(argv: list[str], request: Request, cgroup: _Cgroup) -> NoReturn
         os._exit(126)
 
 
-def _supervise(bundle: str, step_id: str, request: Request, cgroup: _Cgroup, keeper_fd: int) -> Outcome:
-    """Start the step and wait for its end, passing signals on meanwhile. InfraError when the keeper ended, and so the step."""
+def _supervise(bundle: str, step_id: str, request: Request, cgroup: _Cgroup, keeper_fd: int, watch: disk_alarm.Alarm) -> Outcome:
+    """Start the step and wait for its end, passing signals on and watching the disk. InfraError when the keeper ended, and so the step."""
     received: list[int] = []
 
     def note(number: int, _frame: FrameType | None) -> None:
@@ -215,7 +218,7 @@ def _supervise(bundle: str, step_id: str, request: Request, cgroup: _Cgroup, kee
     old = {number: signals.signal(number, signals.SIG_IGN if number in ignored else note) for number in _FORWARDED}
     try:
         pid = _start(bundle, step_id, request, cgroup)
-        status = _wait(pid, wake_r, received, bundle, request)
+        status = _wait(pid, wake_r, received, bundle, request, watch)
     finally:
         signals.set_wakeup_fd(old_wake)
         for number, handler in old.items():
@@ -232,7 +235,7 @@ def _supervise(bundle: str, step_id: str, request: Request, cgroup: _Cgroup, kee
     return Outcome(exit_code=code if code >= 0 else 128 - code, signal=stop if request.stops else 0)
 
 
-def _wait(pid: int, wake: int, received: list[int], bundle: str, request: Request) -> int:
+def _wait(pid: int, wake: int, received: list[int], bundle: str, request: Request, watch: disk_alarm.Alarm) -> int:
     pidfd = os.pidfd_open(pid)
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
@@ -245,7 +248,7 @@ def _wait(pid: int, wake: int, received: list[int], bundle: str, request: Reques
     try:
         while True:
             waiting = handled < len(received)
-            next_s = min((moment for moment in (deadline, hung_up) if moment is not None), default=None)
+            next_s = min((moment for moment in (deadline, hung_up, watch.next) if moment is not None), default=None)
             timeout_s = 0.02 if waiting else (None if next_s is None else max(0.0, next_s - time.monotonic()))
             ready = {fd for fd, _ in poll.poll(None if timeout_s is None else timeout_s * 1000)}
             if pidfd in ready:
@@ -255,11 +258,13 @@ def _wait(pid: int, wake: int, received: list[int], bundle: str, request: Reques
             if request.hangup_fd in ready:
                 poll.unregister(request.hangup_fd)
                 hung_up = time.monotonic() + request.hangup_grace_s
+            if watch.next is not None and time.monotonic() >= watch.next and watch.look():
+                stop.kill(disk_alarm.init_pid(bundle))
             if hung_up is not None and time.monotonic() >= hung_up:
                 hung_up = None
                 received.append(signals.SIGHUP)
             if handled < len(received):
-                target = _init_pid(bundle)
+                target = disk_alarm.init_pid(bundle)
                 if target:  # else crun has not started it yet: the signal is kept for the next round
                     number = received[handled]
                     handled += 1
@@ -270,14 +275,6 @@ def _wait(pid: int, wake: int, received: list[int], bundle: str, request: Reques
                         stop.send(target, number)
             if deadline is not None and time.monotonic() >= deadline:
                 deadline = None
-                stop.kill(_init_pid(bundle))
+                stop.kill(disk_alarm.init_pid(bundle))
     finally:
         os.close(pidfd)
-
-
-def _init_pid(bundle: str) -> int:
-    """Return the pid, in the job's PID namespace, of the step's PID 1; 0 while it has not started."""
-    try:
-        return int(files.read(f"{bundle}/pid") or b"0")
-    except (FileNotFoundError, ValueError):
-        return 0

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from runner import config, config_cache, errors
-from runner.config import Egress, Gc, GitLab, Images, Network, Registry, ServiceSettings, Settings, Trust
+from runner.config import Disk, Egress, Gc, GitLab, Images, Network, Registry, ServiceSettings, Settings, Trust
 from runner.kernel import accounts, userns
 from runner.model import BuildUser, Limits
 from runner.sandbox import build_users
@@ -22,6 +22,7 @@ FULL = Settings(
     Limits(4, 5.5, 6),
     GitLab(services=(ServiceSettings("redis", "r", ("e",), ("c",), (("A", "1"),)), ServiceSettings("db")), volumes=("/x",)),
     Gc(90, 50, 1, 2, 3, 4),
+    disk=Disk(5, 6, 7),
 )
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner import config, config_file, errors
-from runner.config import Egress, Gc, GitLab, Images, Network, Registry, ServiceSettings, Settings, Trust
+from runner.config import Disk, Egress, Gc, GitLab, Images, Network, Registry, ServiceSettings, Settings, Trust
 from runner.model import Limits
 from runner.sandbox import network
 
@@ -79,7 +79,7 @@ network:
   mtu: 1400
   dns: [192.0.2.1, "2001:db8::1"]
   egress: {policy: none, allow: [10.0.0.0/8:80-90, Mirror.example:443, "host:22"], deny: [192.0.2.7]}
-limits: {memory: 512m, cpus: 1.5, pids: 100}
+limits: {memory: 512m, cpus: 1.5, pids: 100, disk: 10g, disk_reserve: 0, log: 1m}
 service_limits: {memory: 1024}
 gitlab:
   trust_domain: namespace
@@ -115,6 +115,7 @@ gc: {high: 90, low: 50, volumes_max_age: 14d, volumes_max_size: 20g, storage_max
             Egress("none", ("10.0.0.0/8:80-90", "mirror.example:443", "host:22", "192.0.2.1/32:53"), ("192.0.2.7/32",)),
         ),
         limits=Limits(512 * 1024**2, 1.5, 100),
+        disk=Disk(10 * 1024**3, 0, 1024**2),
         service_limits=Limits(memory=1024),
         gitlab=GitLab(
             trust_domain="namespace",
@@ -146,6 +147,7 @@ gc: {high: 90, low: 50, volumes_max_age: 14d, volumes_max_size: 20g, storage_max
         ("images: {pul_policy: never}", "images.pul_policy", "images.pull_policy"),
         ("network: {sub_net: x}", "network.sub_net", "network.subnet"),
         ("limits: {memroy: 1m}", "limits.memroy", "limits.memory"),
+        ("limits: {disc: 1g}", "limits.disc", "limits.disk"),
         ("service_limits: {cpu: 1}", "service_limits.cpu", "service_limits.cpus"),
         ("registries: {docker.io: {mirors: []}}", "registries.docker.io.mirors", "registries.docker.io.mirrors"),
         ("gc: {hihg: 1}", "gc.hihg", "gc.high"),
@@ -279,6 +281,8 @@ def test_wrong_type_is_refused_with_the_key_and_the_value(refuse: Refuse, text: 
         ("images: {access_ttl: -1}", "images.access_ttl: -1 cannot be used", "10m"),
         ("limits: {cpus: many}", "limits.cpus: 'many' cannot be used", "1.5"),
         ("limits: {cpus: .nan}", "limits.cpus: nan cannot be used", "1.5"),
+        ("limits: {disk: 10}", "limits.disk: 10 bytes are too few", "10g"),
+        ("limits: {log: much}", "limits.log: 'much' cannot be used", "512m"),
         ("limits: {pids: -1}", "limits.pids: -1 is out of range", "4194304"),
     ],
 )

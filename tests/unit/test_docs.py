@@ -20,6 +20,7 @@ CONFIGURATION = (TREE / "docs/configuration.md").read_text()
 EXAMPLES = re.findall(r"^```yaml\n(.*?)^```$", CONFIGURATION, re.DOTALL | re.MULTILINE)
 LIMITS = (TREE / "docs/limits.md").read_text()
 SOURCES = [*(TREE / "runner").rglob("*.py")]
+BESIDE = {"disk": "limits"}  # what holds for a whole job stands among what holds for one container
 NESTED = {
     "registries": ("registries.NAME", config.Registry()),
     "services": ("gitlab.services[]", config.ServiceSettings("")),
@@ -36,7 +37,7 @@ def known(settings: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
                 yield f"{prefix}{name}", default
             yield from known(entry, f"{place}.")
         elif hasattr(default, "_asdict"):
-            yield from known(default, f"{prefix}{name}.")
+            yield from known(default, f"{prefix}{BESIDE.get(name, name)}.")
         else:
             yield f"{prefix}{name}", default
 
@@ -80,6 +81,8 @@ def test_documented_default_is_the_one_of_the_code(key: str, default: Any) -> No
         assert re.fullmatch(r"`.+`", said)
         value = yaml.safe_load(said.strip("`"))
         parse = {"age": quantities.parse_duration, "size": quantities.parse_size}.get(key.rpartition("_max_")[2])
+        if key in ("limits.disk_reserve", "limits.log"):
+            parse = quantities.parse_size
         assert (parse(value) if parse else value) == (list(default) if isinstance(default, tuple) else default)
 
 

@@ -55,6 +55,9 @@ def main(arguments: list[str], environ: Mapping[str, str]) -> int:
             e = crun.StartFailure(f"image {image} has no shell, which every job needs", "use an image with sh, or its -debug variant", 127)
         log.fail(e.message, e.hint)
         return _report(opened.code_file, e.exit_code, codes)
+    except errors.UserError as e:
+        log.fail(e.message, e.hint)
+        return _report(opened.code_file, e.exit_code, codes)  # without a code in its file this would be the system's failure
     if outcome.oom_killed:
         log.fail("the memory limit was reached and a process of the job was killed (OOM)", "limits.memory in the configuration")
     return _report(opened.code_file, outcome.exit_code, codes)

@@ -96,13 +96,13 @@ class Keychain:
             resolve = known.get(path)
             found = resolve() if resolve else None
             if found is not None:
-                return found
+                return _hidden(found)
         return None
 
     def all(self) -> list[tuple[str, Credentials]]:
         """Return every registry path with its credentials, for another program that pulls by itself; like `lookup` otherwise."""
         found = [(path, resolve()) for path, resolve in self._read().items()]
-        return [(path, credentials) for path, credentials in found if credentials is not None]
+        return [(path, _hidden(credentials)) for path, credentials in found if credentials is not None]
 
     def _read(self) -> dict[str, _Resolve]:
         if self._known is None:
@@ -120,6 +120,13 @@ class Keychain:
             for path, resolve in entries.items():
                 known.setdefault(path, resolve)
         return known
+
+
+def _hidden(credentials: Credentials) -> Credentials:
+    """Have credentials that are about to be used masked in all that is said, in each form that a registry may repeat."""
+    pair = binascii.b2a_base64(f"{credentials.username}:{credentials.password}".encode(), newline=False).decode()
+    log.hide(credentials.password, credentials.identity_token, *((pair,) if credentials.password else ()))
+    return credentials
 
 
 def config_files(home: str, environ: Mapping[str, str]) -> tuple[str, ...]:

@@ -53,7 +53,8 @@ def assemble(
     store = around.store
     undo.add(lambda: cleanup.remove_files(store, spec.key, user, around.account))
     gc.reap(store, around.account, but=spec.key)
-    bounds = state.DiskBounds(store.job(spec.key), around.settings.disk.disk, around.settings.disk.disk_reserve)
+    disk = around.settings.disk
+    bounds = state.DiskBounds(store.job(spec.key), disk.disk, disk.disk_reserve, disk.log)
     current = _claim_slot(store, around.account, spec, user, facts)._replace(disk=bounds)
     found = _Images(store, current, container_map, fetch)
     images = {asked.name: found.get(asked) for asked in (*spec.services, *spec.containers)}
@@ -66,7 +67,7 @@ def assemble(
         from runner.job import docker  # for jobs that ask for it
 
         sidecar = _sidecar_plan(plan, spec.docker, store, current)
-        api = docker.start(current.keeper, spec.docker, sidecar, log=store.job_log(spec.key, docker.CONTAINER))
+        api = docker.start(current.keeper, spec.docker, sidecar, log=store.job_log(spec.key, docker.CONTAINER), log_bytes=disk.log)
     log.debug("furnishing")
     if spec.services:
         starting.online()  # their endpoints need the bridge

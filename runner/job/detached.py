@@ -10,7 +10,7 @@ import os
 import time
 
 from runner import errors, log, paths
-from runner.job import disk_alarm, keeper
+from runner.job import disk_alarm, keeper, log_bound
 from runner.job.state import ContainerState, JobState
 from runner.kernel import files, plain_json, process, signals, syscalls
 from runner.record import NamedTuple
@@ -109,6 +109,15 @@ def create(current: JobState, name: str, *, log_path: str, endless_stdin: bool, 
     for fd in (log_fd, go_r, answer_w, *((procs,) if procs >= 0 else ())):
         os.close(fd)
     return Creating(pid, go_w, answer_r)
+    try:
+        answer = keeper.call(current.keeper, lambda: _start(container, log_fd, procs, endless_stdin, adjustments, current.disk.log))
+    finally:
+        os.close(log_fd)
+        if procs >= 0:
+            os.close(procs)
+    if len(answer) == 3:  # the class does not come through the pipe, and its exit code is what the caller is asked for
+        raise crun.StartFailure(*answer)
+    return Main(*answer)
 
 
 def _open_group(container: ContainerState) -> int:
@@ -118,9 +127,12 @@ def _open_group(container: ContainerState) -> int:
 
 def _create_and_start(
     container: ContainerState, log_fd: int, procs: int, go: int, endless_stdin: bool, adjustments: Adjustments
+def _start(
+    container: ContainerState, log_fd: int, procs: int, endless_stdin: bool, adjustments: Adjustments, log_bytes: int
 ) -> tuple[object, ...]:
     from runner.job import step  # whoever made the job has loaded it, and docker exec does not need it
 
+    output = log_bound.pipe(log_fd, log_bytes)
     if procs >= 0:
         os.write(procs, b"0")
     base = f"{paths.RUN}/c/{container.name}/base.json"
@@ -133,6 +145,10 @@ def _create_and_start(
         if not os.read(go, 1):
             raise errors.InfraError("nobody waits for the container any more")
         _crun(crun.start_argv(bundle, _id(container.name)), bundle, argv)
+        stdin = _open_endless() if endless_stdin else -1
+        code = process.run_leaving_children(crun.run_argv(bundle, _id(container.name), detach=True), output=output, stdin=stdin)
+        if code != 0:
+            raise crun.failure(bundle, argv) or errors.InfraError(f"crun ended with {code}")
     except crun.StartFailure as e:
         return e.message, e.hint, e.exit_code
     pid = int(files.read(f"{bundle}/pid"))

@@ -80,10 +80,11 @@ class Starting:
                 file.write(str(waiting))
 
 
-def start(young: Keeper, asked: DockerSpec, plan: furnish.Plan, *, log: str) -> Starting:
+def start(young: Keeper, asked: DockerSpec, plan: furnish.Plan, *, log: str, log_bytes: int) -> Starting:
     """Begin to listen for clients, in a keeper whose network is still being made; returns at once, `Starting.finish` has to follow.
 
-    What listens makes the sidecar (the one container of `plan`) for the first client. What that prints goes to the file `log`.
+    What listens makes the sidecar (the one container of `plan`) for the first client. What that prints goes to the file `log`, up to
+    `log_bytes` (0: no bound).
     """
     log_fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     owner = (rootfs.owner_of_root(plan.inner_map.uids), rootfs.owner_of_root(plan.inner_map.gids))
@@ -95,13 +96,15 @@ def start(young: Keeper, asked: DockerSpec, plan: furnish.Plan, *, log: str) -> 
     if pid == 0:
         os.close(held)
         process.die_with(own)
-        process.answer_and_exit(writer, lambda: _start(young, plan, names, owner=owner, log=log_fd, busy=busy))
+        process.answer_and_exit(writer, lambda: _start(young, plan, names, owner=owner, log=log_fd, log_bytes=log_bytes, busy=busy))
     for fd in (writer, log_fd, busy):
         os.close(fd)
     return Starting(pid, reader)
 
 
-def _start(young: Keeper, plan: furnish.Plan, names: tuple[str, ...], *, owner: tuple[int, int], log: int, busy: int) -> int:
+def _start(
+    young: Keeper, plan: furnish.Plan, names: tuple[str, ...], *, owner: tuple[int, int], log: int, log_bytes: int, busy: int
+) -> int:
     """Return the pid, as the host has it, of the process that waits for clients; they may come when this returns."""
     keeper.enter(young, network=False)
     for path in (paths.DOCKER, paths.DOCKER_TLS):
@@ -112,7 +115,7 @@ def _start(young: Keeper, plan: furnish.Plan, names: tuple[str, ...], *, owner: 
     pid = os.fork()
     if pid == 0:
         process.close_others(keep=(0, 1, 2, writer, log, busy))
-        process.answer_and_exit(writer, lambda: _wait_at_sockets(plan, owner, writer, log, busy, tls=bool(names)))
+        process.answer_and_exit(writer, lambda: _wait_at_sockets(plan, owner, writer, log, log_bytes, busy, tls=bool(names)))
     os.close(writer)
     with open(reader, "rb") as file:
         answer = file.read()
@@ -157,7 +160,9 @@ def _make_certificates(names: tuple[str, ...], *, owner: tuple[int, int]) -> Non
         os.chown(path, *owner)
 
 
-def _wait_at_sockets(plan: furnish.Plan, owner: tuple[int, int], answer: int, log: int, busy: int, *, tls: bool) -> NoReturn:
+def _wait_at_sockets(
+    plan: furnish.Plan, owner: tuple[int, int], answer: int, log: int, log_bytes: int, busy: int, *, tls: bool
+) -> NoReturn:
     """Listen, let the parent go on by closing `answer`, and become the program that waits for a client. Raises only before that."""
     # the C half of socket: the Python one costs each job 5 ms
     import _socket
@@ -176,14 +181,14 @@ def _wait_at_sockets(plan: furnish.Plan, owner: tuple[int, int], answer: int, lo
         each.listen(_socket.SOMAXCONN)
     os.close(answer)
     try:
-        _become_gate(plan, [each.fileno() for each in sockets], log, busy)
+        _become_gate(plan, [each.fileno() for each in sockets], log, log_bytes, busy)
     except BaseException as e:  # nobody waits for an answer any more: the log is the only place
         os.write(log, f"ERROR: nobody waits for clients of the Docker API: {e}\n".encode())
     finally:
         os._exit(1)
 
 
-def _become_gate(plan: furnish.Plan, sockets: list[int], log: int, busy: int) -> NoReturn:
+def _become_gate(plan: furnish.Plan, sockets: list[int], log: int, log_bytes: int, busy: int) -> NoReturn:
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     for fd, source in ((0, null), (1, log), (2, log)):
         os.dup2(source, fd)  # whoever waits for the end of the one that makes the job waits for its output to be closed
@@ -203,7 +208,7 @@ def _become_gate(plan: furnish.Plan, sockets: list[int], log: int, busy: int) ->
     for fd, target in zip(high, (0, 1, *range(FIRST_LISTENER, FIRST_LISTENER + len(sockets))), strict=True):
         os.dup2(fd, target)
     os.dup2(1, 2)
-    start = f"docker_gate.main({FIRST_LISTENER}, {len(sockets)})"
+    start = f"docker_gate.main({FIRST_LISTENER}, {len(sockets)}, {log_bytes})"
     program = f"import sys; sys.path[:0] = {sys.path!r}; from runner.job import docker_gate; {start}"
     syscalls.close_range(FIRST_LISTENER + len(sockets), flags=syscalls.CLOSE_RANGE_CLOEXEC)
     os.execve(sys.executable, [sys.executable, "-IS", "-c", program], process.minimal_env())

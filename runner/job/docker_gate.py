@@ -16,8 +16,11 @@ if TYPE_CHECKING:
     from runner.job import furnish
 
 
-def main(first: int, count: int) -> None:
-    """Wait at `count` listening sockets from descriptor `first` on; stdin is the pickled furnish.Plan of the sidecar. Never returns."""
+def main(first: int, count: int, log_bytes: int) -> None:
+    """Wait at `count` listening sockets from descriptor `first` on; stdin is the pickled furnish.Plan of the sidecar. Never returns.
+
+    Of what is printed `log_bytes` are kept, 0 for all.
+    """
     poll = select.poll()
     for fd in range(first, first + count):
         poll.register(fd, select.POLLIN)
@@ -30,7 +33,7 @@ def main(first: int, count: int) -> None:
     try:
         with open(0, "rb", closefd=False) as file:
             plan: furnish.Plan = pickle.load(file)
-        _become_sidecar(plan, first, count)
+        _become_sidecar(plan, first, count, log_bytes)
     except errors.RunnerError as e:
         log.fail(f"the Docker API cannot be started: {e.message}", e.hint)
     except OSError as e:
@@ -38,8 +41,8 @@ def main(first: int, count: int) -> None:
     sys.exit(1)
 
 
-def _become_sidecar(plan: furnish.Plan, first: int, count: int) -> None:
-    from runner.job import furnish
+def _become_sidecar(plan: furnish.Plan, first: int, count: int, log_bytes: int) -> None:
+    from runner.job import furnish, log_bound
     from runner.kernel import files, process, syscalls
     from runner.sandbox import crun
 
@@ -51,6 +54,9 @@ def _become_sidecar(plan: furnish.Plan, first: int, count: int) -> None:
     files.write_json(f"{bundle}/config.json", files.read_json(f"{home}/base.json"), durable=False)
     null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
     os.dup2(null, 0)
+    output = log_bound.pipe(1, log_bytes)
+    for fd in (1, 2):
+        os.dup2(output, fd)
     for fd in range(first, first + count):
         os.set_inheritable(fd, True)
     syscalls.close_range(first + count)

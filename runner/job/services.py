@@ -2,8 +2,8 @@
 
 import os
 
-from runner import errors, paths
-from runner.job import keeper, step
+from runner import errors, log, paths
+from runner.job import keeper, log_bound, step
 from runner.job.state import ContainerState, JobState
 from runner.kernel import process
 from runner.sandbox import crun
@@ -16,21 +16,22 @@ def start(current: JobState, name: str, *, store: paths.Store) -> None:
     # opened here, where the host's hierarchy is in sight; the job sees only its own
     procs = os.open(f"{container.cgroup}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC) if container.cgroup else -1
     try:
-        keeper.call(current.keeper, lambda: _start(container, log_fd, procs))
+        keeper.call(current.keeper, lambda: _start(container, log_fd, procs, log_bytes=current.disk.log))
     finally:
         os.close(log_fd)
         if procs >= 0:
             os.close(procs)
 
 
-def _start(container: ContainerState, log_fd: int, procs: int) -> None:
+def _start(container: ContainerState, log_fd: int, procs: int, *, log_bytes: int) -> None:
+    output = log_bound.pipe(log_fd, log_bytes)
     if procs >= 0:
         os.write(procs, b"0")
     step_id = f"{container.name}.0"
     bundle = f"{paths.RUN}/c/{container.name}/{step_id}"
     try:
         argv = step.write_bundle(bundle, container, step.Request(container.name))
-        code = process.run_leaving_children(crun.run_argv(bundle, step_id, detach=True), output=log_fd)
+        code = process.run_leaving_children(crun.run_argv(bundle, step_id, detach=True), output=output)
         if code != 0:
             raise crun.failure(bundle, argv) or errors.InfraError(f"crun ended with {code}")
     except (errors.UserError, errors.InfraError) as e:
@@ -38,14 +39,14 @@ def _start(container: ContainerState, log_fd: int, procs: int) -> None:
         raise kind(f"service {container.image} cannot be started: {e.message}", e.hint) from e
 
 
-def log_tail(store: paths.Store, key: str, name: str, *, limit_bytes: int = 64 * 1024) -> bytes:
-    """Return the last `limit_bytes` of what a service printed."""
+def log_tail(store: paths.Store, key: str, name: str, *, limit_bytes: int = 64 * 1024) -> str:
+    """Return the last `limit_bytes` of what a service printed, as it may stand in a job log."""
     try:
         fd = os.open(store.job_log(key, name), os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
-        return b""
+        return ""
     try:
         size = os.fstat(fd).st_size
-        return os.pread(fd, limit_bytes, max(0, size - limit_bytes))
+        return log.masked(log.quote(os.pread(fd, limit_bytes, max(0, size - limit_bytes)).decode(errors="replace")))
     finally:
         os.close(fd)

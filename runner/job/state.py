@@ -21,14 +21,15 @@ FORMAT = 1
 
 
 class DiskBounds(NamedTuple):
-    """What job.disk_watch holds a job to, in bytes; 0 is no bound."""
+    """What job.disk_watch and job.log_bound hold a job to, in bytes; 0 is no bound."""
 
     directory: str  # of the job
     limit: int  # what it may write
     reserve: int  # what has to stay free on its file system
+    log: int  # what is kept of the output of each of its containers (job.log_bound)
 
 
-NO_BOUNDS = DiskBounds("", 0, 0)
+NO_BOUNDS = DiskBounds("", 0, 0, 0)
 
 
 class ContainerState(NamedTuple):

@@ -137,7 +137,7 @@ def test_a_job_that_was_ended_meanwhile_does_not_disturb_the_step(job: Job) -> N
 
 
 @settings(max_examples=25)
-@given(st.lists(st.binary(max_size=6).map(lambda data: data.replace(b"a", b"\n")), max_size=4))
+@given(st.lists(st.text("a\n\té💡", max_size=6).map(str.encode), max_size=4))
 def test_what_is_shown_without_prefixes_is_what_was_printed(tmp_path_factory: pytest.TempPathFactory, lines: list[bytes]) -> None:
     job = Job(tmp_path_factory.mktemp("follow"))
     printed = b"".join(line + b"\n" for line in lines)

@@ -43,5 +43,5 @@ def wait(current: JobState, checks: Mapping[str, Healthcheck], store: paths.Stor
 def show_log(current: JobState, name: str, store: paths.Store) -> None:
     """Print what a service printed, folded away."""
     container = current.container(name)
-    text = job_services.log_tail(store, current.key, name).decode(errors="replace")
+    text = job_services.log_tail(store, current.key, name)
     says.group(f"Log of service {container.aliases[0]} ({container.image})", text.splitlines() or ["(it printed nothing)"])

@@ -44,6 +44,11 @@ def variables(environ: Mapping[str, str]) -> dict[str, str]:
     return {name[len(_PREFIX) :]: value for name, value in environ.items() if name.startswith(_PREFIX) and len(name) > len(_PREFIX)}
 
 
+def values(job_variables: Mapping[str, str], names: Collection[str]) -> tuple[str, ...]:
+    """Return the values of some variables."""
+    return tuple(job_variables[name] for name in names if job_variables.get(name))
+
+
 def for_container(job_variables: Mapping[str, str], file_names: Collection[str]) -> tuple[tuple[str, str], ...]:
     """Return a container's environment: file variables as the path that the job's scripts write them to, as docker's executor does."""
     directory = job_variables.get("RUNNER_TEMP_PROJECT_DIR", "")

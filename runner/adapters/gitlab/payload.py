@@ -14,13 +14,17 @@ _LIMIT_BYTES = 64 * 1024**2
 
 
 class Variable(NamedTuple):
-    """A job variable. `public` False means that services must not see it; `file` that its value is the content of a file."""
+    """A job variable. `public` False means that services must not see it; `file` that its value is the content of a file.
+
+    `masked`: its value must not be seen in a job log.
+    """
 
     key: str
     value: str
     public: bool
     file: bool
     raw: bool
+    masked: bool = False
 
 
 class Image(NamedTuple):
@@ -63,6 +67,10 @@ class Job(NamedTuple):
         """Name the variables whose value is a file's content."""
         last = {variable.key: variable for variable in (*self.variables, *self.secrets)}
         return frozenset(name for name, variable in last.items() if variable.file)
+
+    def masked_names(self) -> frozenset[str]:
+        """Name the variables whose values must not be seen: what GitLab masks, and what the runner fetches from a vault."""
+        return frozenset(variable.key for variable in self.variables if variable.masked) | {variable.key for variable in self.secrets}
 
     def private_names(self) -> frozenset[str]:
         """Name the variables that services must not see."""
@@ -109,7 +117,7 @@ def parse(raw: bytes) -> Job:
 
 
 def _variable(v: _Reader) -> Variable:
-    return Variable(v.text("key"), v.text("value"), v.flag("public"), v.flag("file"), v.flag("raw"))
+    return Variable(v.text("key"), v.text("value"), v.flag("public"), v.flag("file"), v.flag("raw"), v.flag("masked"))
 
 
 def _secrets(secrets: _Reader) -> tuple[Variable, ...]:

@@ -44,6 +44,9 @@ def main(arguments: list[str], environ: Mapping[str, str]) -> int:
     _refuse_second_start(around, job, key)
     gc_background.start_if_full(around)
     job_variables = environment.variables(environ)
+    masked = sorted(job.masked_names())
+    log.hide(*(variable.value for variable in job.variables if variable.masked), *environment.values(job_variables, masked))
+    log.hide(*(password for _, _, password in job.credentials))
     keychain = auth.Keychain.of_account(around.account.home, _auth_environ(environ, job_variables), payload=job.credentials)
     spec = plan(job, around, job_variables, key=key, keychain=keychain)
     spec = spec._replace(owner=owner)
@@ -53,6 +56,7 @@ def main(arguments: list[str], environ: Mapping[str, str]) -> int:
     facts = {
         "job": _identity(job),
         "files": sorted(job.file_names()),
+        "masked": masked,  # their names: values are never in a record
         "services": {
             service.name: "-".join(service.aliases[:2]) for service in (*spec.services, *((spec.docker.container,) if spec.docker else ()))
         },
@@ -256,6 +260,6 @@ def _wait_for_services(current: JobState, around: Surroundings, environments: di
     for report in health.wait_healthy(current, wanted, timeout_s=timeout_s):
         if report.problem:
             image = current.container(report.name).image
-            output = job_services.log_tail(around.store, current.key, report.name).decode(errors="replace")
+            output = job_services.log_tail(around.store, current.key, report.name)
             log.warn(f"Service {image} probably didn't start properly.\n\nHealth check error:\nservice {image!r} {report.problem}\n")
             log.say("Health check container logs:\n" + "\n".join(report.tried) + f"\n\nService container logs:\n{output}\n\n" + "*" * 9)

@@ -45,6 +45,7 @@ def main(arguments: list[str], environ: Mapping[str, str]) -> int:
     stage = arguments[1]
     name = stages.container(stage)
     job_variables = environment.variables(environ)
+    log.hide(*environment.values(job_variables, current.facts.get("masked", ())))
     if name == stages.BUILD:
         _give_project_to_user(current, job_variables)
     try:

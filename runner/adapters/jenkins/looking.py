@@ -9,6 +9,7 @@ import time
 from runner import errors
 from runner.adapters.jenkins import containers
 from runner.adapters.jenkins.options import Grammar
+from runner.job import log_bound
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -180,10 +181,12 @@ def logs(arguments: Sequence[str], shim: Shim) -> int:
     if tail != "all":
         os.lseek(fd, _start_of(fd, int(tail)), os.SEEK_SET)
     while True:
-        running = parsed.has("follow") and container.is_running()  # asked before the rest is read: nothing is missed
+        running = container.is_running()  # asked before the rest is read: nothing is missed
+        if not running:
+            log_bound.wait(fd)
         while chunk := os.read(fd, 65536):
             os.write(1, chunk)
-        if not running:
+        if not (running and parsed.has("follow")):
             return 0
         time.sleep(0.2)
 

@@ -54,7 +54,7 @@ def end(around: Surroundings, environ: Mapping[str, str]) -> None:
 
 def _show_logs(around: Surroundings, current: state.JobState) -> None:
     for name, container in current.containers.items():
-        output = services.log_tail(around.store, current.key, name).decode(errors="replace") if container.is_service else ""
+        output = services.log_tail(around.store, current.key, name) if container.is_service else ""
         if output:
             log.say(f"::group::Log of service {container.aliases[0]} ({container.image})\n{output.rstrip()}\n::endgroup::")
 

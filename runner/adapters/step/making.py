@@ -251,7 +251,7 @@ def _wait_for_services(current: JobState, around: Surroundings, images: Mapping[
         log.say(f"Waiting for {', '.join(current.container(name).aliases[0] for name in (*checks, *ports))} to be ready ...")
 
     def told(name: str, problem: str) -> str:
-        output = services.log_tail(around.store, current.key, name).decode(errors="replace").rstrip()
+        output = services.log_tail(around.store, current.key, name).rstrip()
         return f"service {current.container(name).image} is not ready: {problem}; what it printed:\n{output}"
 
     for late in health.wait_healthy(current, ports, timeout_s=_HEALTH_TIMEOUT_S) if ports else ():

@@ -13,7 +13,7 @@ import fcntl
 import os
 import time
 
-from runner.kernel import process
+from runner.kernel import process, signals, syscalls
 
 _BLOCK_BYTES = 512  # of `ulimit -f` (POSIX)
 # a constant: sizes and words come as arguments. cat fails with EFBIG, as SIGXFSZ is ignored, and what it has read then is lost
@@ -33,10 +33,31 @@ def pipe(log_fd: int, limit_bytes: int) -> int:
         os.fchmod(writer, 0o666)  # a program may open its /dev/stdout again; only who has the pipe can do that
         blocks = max(1, limit_bytes // _BLOCK_BYTES)
         words = f"\n[dockless: {limit_bytes} bytes were printed, the rest is dropped: limits.log]"
-        process.start_orphan(["sh", "-c", _COPY, "log", str(blocks), words], stdin=reader, output=log_fd)
+        _start_orphan(["sh", "-c", _COPY, "log", str(blocks), words], stdin=reader, output=log_fd)
     finally:
         os.close(reader)
     return writer
+
+
+def _start_orphan(argv: list[str], *, stdin: int, output: int) -> None:
+    """Start a program between two descriptors, which nobody waits for: it becomes the keeper's, where the kernel reaps it."""
+    path = process.find(argv[0])
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.setsid()
+            if os.fork() == 0:
+                null = os.open(os.devnull, os.O_RDWR)
+                high = [os.dup(fd) for fd in (stdin, output, null)]  # none is overwritten before it is where it should be
+                for target, fd in enumerate(high):
+                    os.dup2(fd, target)
+                syscalls.close_range(3)
+                signals.pthread_sigmask(signals.SIG_SETMASK, ())
+                signals.signal(signals.SIGPIPE, signals.SIG_DFL)
+                os.execve(path, argv, process.minimal_env())
+        finally:
+            os._exit(0)
+    os.waitpid(pid, 0)
 
 
 def wait(log_fd: int, *, timeout_s: float = 5.0) -> None:

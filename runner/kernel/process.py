@@ -212,22 +212,6 @@ def run_leaving_children(argv: Sequence[str], *, output: int = -1, stdin: int = 
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def start_orphan(argv: Sequence[str], *, stdin: int, output: int) -> None:
-    """Start a program that nobody waits for, in a session of its own: PID 1 reaps it. Between two descriptors; its errors go nowhere."""
-    path = find(argv[0])
-    syscalls.close_range(3, flags=syscalls.CLOSE_RANGE_CLOEXEC)
-    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-    pid = os.fork()
-    if pid == 0:
-        try:
-            actions = [(os.POSIX_SPAWN_DUP2, fd, target) for fd, target in ((stdin, 0), (output, 1), (null, 2))]
-            os.posix_spawn(path, list(argv), minimal_env(), file_actions=actions, setsid=True, setsigmask=(), setsigdef=[signals.SIGPIPE])
-        finally:
-            os._exit(0)
-    os.close(null)
-    os.waitpid(pid, 0)
-
-
 def run_in_foreground(argv: Sequence[str], *, env: Mapping[str, str], stdin: int) -> int:
     """Run a program that talks to the caller's own stdout and stderr, and return its exit code, 128 + number for a signal. Blocks.
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from runner import log
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -11,7 +13,7 @@ if TYPE_CHECKING:
 
 def line(text: str) -> None:
     """Write one line to stdout, at once and in its place among what containers print."""
-    data = memoryview(f"{text}\n".encode(errors="replace"))
+    data = memoryview(f"{log.masked(text)}\n".encode(errors="replace"))
     while data:
         data = data[os.write(1, data) :]
 

@@ -103,21 +103,14 @@ def create(current: JobState, name: str, *, log_path: str, endless_stdin: bool, 
         def outer() -> Any:
             keeper.enter(current.keeper, network=False)
             process.die_with(own)  # again: our credentials have changed
-            return process.fork_call(lambda: _create_and_start(container, log_fd, procs, go_r, endless_stdin, adjustments))
+            return process.fork_call(
+                lambda: _create_and_start(container, log_fd, current.disk.log, procs, go_r, endless_stdin, adjustments)
+            )
 
         process.answer_and_exit(answer_w, outer)
     for fd in (log_fd, go_r, answer_w, *((procs,) if procs >= 0 else ())):
         os.close(fd)
     return Creating(pid, go_w, answer_r)
-    try:
-        answer = keeper.call(current.keeper, lambda: _start(container, log_fd, procs, endless_stdin, adjustments, current.disk.log))
-    finally:
-        os.close(log_fd)
-        if procs >= 0:
-            os.close(procs)
-    if len(answer) == 3:  # the class does not come through the pipe, and its exit code is what the caller is asked for
-        raise crun.StartFailure(*answer)
-    return Main(*answer)
 
 
 def _open_group(container: ContainerState) -> int:
@@ -126,9 +119,7 @@ def _open_group(container: ContainerState) -> int:
 
 
 def _create_and_start(
-    container: ContainerState, log_fd: int, procs: int, go: int, endless_stdin: bool, adjustments: Adjustments
-def _start(
-    container: ContainerState, log_fd: int, procs: int, endless_stdin: bool, adjustments: Adjustments, log_bytes: int
+    container: ContainerState, log_fd: int, log_bytes: int, procs: int, go: int, endless_stdin: bool, adjustments: Adjustments
 ) -> tuple[object, ...]:
     from runner.job import step  # whoever made the job has loaded it, and docker exec does not need it
 
@@ -141,14 +132,10 @@ def _start(
     stdin = _open_endless() if endless_stdin else -1
     try:
         argv = step.write_bundle(bundle, container, step.Request(container.name))
-        _crun(crun.create_argv(bundle, _id(container.name)), bundle, argv, output=log_fd, stdin=stdin)
+        _crun(crun.create_argv(bundle, _id(container.name)), bundle, argv, output=output, stdin=stdin)
         if not os.read(go, 1):
             raise errors.InfraError("nobody waits for the container any more")
         _crun(crun.start_argv(bundle, _id(container.name)), bundle, argv)
-        stdin = _open_endless() if endless_stdin else -1
-        code = process.run_leaving_children(crun.run_argv(bundle, _id(container.name), detach=True), output=output, stdin=stdin)
-        if code != 0:
-            raise crun.failure(bundle, argv) or errors.InfraError(f"crun ended with {code}")
     except crun.StartFailure as e:
         return e.message, e.hint, e.exit_code
     pid = int(files.read(f"{bundle}/pid"))

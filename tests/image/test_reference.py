@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 from runner.errors import UserError
 from runner.image import reference
 from runner.model import Reference
+from tests.support.defences import attack, without
 
+REFERENCE = "runner/image/reference.py"
 HEX = "a" * 64
 DIGEST = f"sha256:{HEX}"
 
@@ -36,6 +38,13 @@ def test_name_is_read_as_docker_reads_it(text: str, canonical: str) -> None:
     assert str(reference.parse(text)) == canonical
 
 
+@attack(
+    44,
+    without(REFERENCE, "    if not registry_name.is_repository(repository):", "    if False:"),
+    without(REFERENCE, "    if not registry_name.is_valid(registry):", "    if False:"),
+    without(REFERENCE, "        if not _is_tag(tag):", "        if False:"),
+    without(REFERENCE, "    if len(text) > _LONGEST:", "    if False:", REFERENCE, "    if len(registry) + 1 + len(repository) > _LONGEST_NAME:", "    if False:"),
+)
 @pytest.mark.parametrize(
     "text",
     [
@@ -54,6 +63,7 @@ def test_what_is_no_name_is_the_users_error(text: str) -> None:
         reference.parse(text)
 
 
+@attack(44, without(REFERENCE, '        if "/" in digest or "://" in name:', "        if False:"))
 @pytest.mark.parametrize(
     "text", ["me:hunter2@registry.example/a", "https://me:hunter2@registry.example/a", "me:hunter2@registry.example/a:1"]
 )

@@ -6,6 +6,7 @@ from runner import config, errors
 from runner.kernel import netlink
 from runner.sandbox import egress, network
 from runner.sandbox.egress import Policy, Rule
+from tests.support.defences import attack, without
 
 ADDRESSES = network.addresses("10.99.0.0/16")
 OWN = ["192.0.2.2", "169.254.9.9"]
@@ -43,11 +44,13 @@ def test_network_within_what_is_refused_is_an_exception(network_: str) -> None:
     assert place(Policy((Rule(network_),)), f"ip daddr {network_} accept") == "before"
 
 
+@attack(33, without("runner/sandbox/egress.py", "bits >= wide and ", ""), more=(32,))
 @pytest.mark.parametrize("network_", ["0.0.0.0/0", "168.0.0.0/6", "192.0.2.0/24", "10.0.0.0/8", "169.254.0.0/15"])
 def test_larger_network_is_none(network_: str) -> None:
     assert place(Policy((Rule(network_),)), f"ip daddr {network_} accept") == "after"
 
 
+@attack(33, without("runner/sandbox/egress.py", "if not rule.is_name and any(", "if any("), more=(32,))
 def test_name_is_none_wherever_it_leads() -> None:
     assert place(Policy((Rule("169.254.169.254/32", is_name=True),)), "ip daddr 169.254.169.254/32 accept") == "after"
     assert place(Policy((Rule("192.0.2.2/32", is_name=True),)), "ip daddr 192.0.2.2/32 accept") == "after"

@@ -6,7 +6,9 @@ from hypothesis import strategies as st
 
 from runner.adapters.gitlab import payload, services
 from runner.adapters.gitlab.payload import Image, Variable
+from tests.support.defences import attack, without
 
+SERVICES = "runner/adapters/gitlab/services.py"
 DIGEST = "@sha256:" + "0123456789abcdef" * 4
 NAMES = st.from_regex(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,8}[A-Za-z0-9])?", fullmatch=True)
 
@@ -51,6 +53,7 @@ def test_names_of_the_image_come_first_then_all_that_the_job_gives() -> None:
     assert [service.aliases for service in found] == [("tutum__wordpress", "tutum-wordpress", "blog", "www")]
 
 
+@attack(45, without(SERVICES, "elif name.lower() in claimed:", "elif False:"))
 def test_the_first_service_to_claim_a_name_has_it(capsys: pytest.CaptureFixture[str]) -> None:
     found = services.assign((Image("mysql:5", aliases=("db",)), Image("postgres:16", aliases=("db", "pg"))))
     assert [service.aliases for service in found] == [("mysql", "db"), ("postgres", "pg")]
@@ -78,11 +81,13 @@ def test_upper_case_makes_no_other_name() -> None:
     assert [service.aliases for service in found] == [("redis",), ("postgres",)]
 
 
+@attack(45, without(SERVICES, "name.lower() in _RESERVED", "False"))
 @pytest.mark.parametrize("name", ["localhost", "LocalHost", "ip6-localhost", "ip6-loopback"])
 def test_a_service_cannot_be_the_containers_own_loopback(name: str) -> None:
     assert services.assign((Image("evil:1", aliases=(name,)),))[0].aliases == ("evil",)
 
 
+@attack(45, without(SERVICES, "not re.fullmatch(_HOST_NAME, name)", "False"))
 @pytest.mark.parametrize("name", ["a\n10.0.0.1 gitlab.example", "a b", "-a", "a-", ".", "", "ä", "a\tb", "a#b", "a/b", "x" * 254])
 def test_a_name_that_could_not_stand_in_etc_hosts_is_skipped(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert services.assign((Image("evil:1", aliases=(name,)),))[0].aliases == ("evil",)

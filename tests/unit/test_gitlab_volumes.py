@@ -12,6 +12,7 @@ from runner import config, errors, paths
 from runner.adapters.gitlab import payload, volumes
 from runner.adapters.gitlab.payload import Variable
 from runner.model import VolumeSpec
+from tests.support.defences import attack, without
 
 JOB = payload.parse(b"{}")._replace(project_id=7, allow_git_fetch=True)
 PROJECT = "/builds/g/p"
@@ -124,6 +125,11 @@ def test_a_directory_of_the_host_is_shown(tmp_path: Path) -> None:
     assert only(f"{tmp_path}:/data:ro") == VolumeSpec("/data", "bind", str(tmp_path.resolve()), read_only=True)
 
 
+@attack(
+    43,
+    without("runner/sandbox/mounts.py", "    source, target, mode = split(text)", "    source, target, mode = split(place(text))"),
+    more=(42,),
+)
 @pytest.mark.parametrize("value", ["/tmp:/w", "x:/tmp", "x:/tmp:rw", ":/w", "/w:ro"])
 def test_a_variable_of_the_job_cannot_turn_a_cache_into_a_directory_of_the_host(value: str) -> None:
     for entry in ("/cache/$X", "$X", "name:/c/$X"):

@@ -11,6 +11,9 @@ from hypothesis import strategies as st
 from runner import errors, paths
 from runner.model import VolumeSpec
 from runner.sandbox import mounts
+from tests.support.defences import attack, without
+
+MOUNTS = "runner/sandbox/mounts.py"
 
 
 class Host:
@@ -75,6 +78,7 @@ def test_a_source_without_a_slash_is_a_named_volume(host: Host) -> None:
     assert host.parse("pip-cache:/root/.cache/pip") == VolumeSpec("/root/.cache/pip", "build-user", "named-pip-cache")
 
 
+@attack(42, without(MOUNTS, "        if word not in _MODES:", "        if False:"), without(MOUNTS, "    if \"/\" in source:", "    if False:"))
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
@@ -119,6 +123,12 @@ def test_what_cannot_be_used_is_refused_with_its_reason(host: Host, text: str, r
     assert caught.value.message.isprintable()
 
 
+@attack(
+    42,
+    without(MOUNTS, "        return os.path.realpath(source)", "        return source"),
+    without(MOUNTS, "        if is_within(real, parent):", "        if False:"),
+    without(MOUNTS, '    if real == "/":', "    if False:", MOUNTS, "is_within(real, state_dir) or is_within(state_dir, real)", "False"),
+)
 @pytest.mark.parametrize(
     "source",
     ["/", "//", "/.", "/usr/..", "/etc", "/etc/passwd", "/proc", "/proc/self", "/sys/kernel", "/dev", "/dev/shm", "/run", "/var/run"],
@@ -136,6 +146,7 @@ def test_a_link_in_the_middle_of_a_path_is_seen_through(host: Host) -> None:
         host.parse("./link/etc:/w")
 
 
+@attack(42, without(MOUNTS, "is_within(real, state_dir) or is_within(state_dir, real)", "False"))
 @pytest.mark.parametrize("source", ["home/ci/state", "home/ci/state/jobs", "home/ci", "home", "."])
 def test_our_own_state_and_what_holds_it_are_refused(host: Host, source: str) -> None:
     (host.root / "work/link").symlink_to(f"../{source}")
@@ -155,6 +166,7 @@ def test_a_neighbour_with_a_longer_name_is_not_our_state(host: Host) -> None:
     assert host.parse("../home/ci/state-of-mine:/w").kind == "bind"
 
 
+@attack(42, without(MOUNTS, "stat.S_ISSOCK(mode)", "False", MOUNTS, "not stat.S_ISDIR(mode) and not stat.S_ISREG(mode)", "False"))
 def test_sockets_fifos_and_devices_are_refused_whatever_their_name(host: Host) -> None:
     os.mkfifo(host.root / "work/fifo")
     with socket.socket(socket.AF_UNIX) as server:

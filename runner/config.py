@@ -104,6 +104,13 @@ class Docker(NamedTuple):
     engine: str = "auto"  # auto | podman | dockerd: which of the host's engines serves it
 
 
+class Security(NamedTuple):
+    """`security:`: what containers may do beyond the usual."""
+
+    open: tuple[str, ...] = ()  # groups of system calls (sandbox.closed_calls)
+    core_dumps: bool = False
+
+
 class Gc(NamedTuple):
     """`gc:`: how full the disk may be, and how much of it build users keep; 0 means no limit of age or size."""
 
@@ -138,6 +145,7 @@ class Settings(NamedTuple):
     docker: Docker = Docker()
     github: GitHub = GitHub()
     disk: Disk = Disk()
+    security: Security = Security()
 
     def registry(self, name: str) -> Registry:
         """Return how to reach a registry; one that is not configured is reached by https."""
@@ -146,9 +154,7 @@ class Settings(NamedTuple):
 
 def decode(value: list[Any]) -> Settings:
     """Build Settings again from what JSON makes of them (named tuples become lists)."""
-    account, state_dir, images, registries, network, limits, service_limits, gitlab, gc, docker, github, disk = (
-        _tuples(item) for item in value
-    )
+    account, state_dir, images, registries, network, limits, service_limits, gitlab, gc, docker, github, disk, security = map(_tuples, value)
     lab, net, pictures = GitLab(*gitlab), Network(*network), Images(*images)
     return Settings(
         account=account,
@@ -163,6 +169,7 @@ def decode(value: list[Any]) -> Settings:
         docker=Docker(*docker),
         github=GitHub(*github),
         disk=Disk(*disk),
+        security=Security(*security),
     )
 
 

@@ -12,6 +12,7 @@ from runner.kernel import files
 _POLICIES = ("always", "if-not-present", "never")
 _TRUST_RULES = ("allow", "deny", "digest", "signed")
 _DOCKER_MODES = ("replace", "provide", "off")
+_CLOSED_CALLS = ("bpf", "io_uring", "keyring", "ldt", "mount", "perf", "tiocsti", "userfaultfd", "userns")  # sandbox.closed_calls
 _RESERVED_NETWORKS = (  # IANA's IPv4 special-purpose address registry
     ("0.0.0.0/8", "this host"),
     ("127.0.0.0/8", "loopback in every container"),
@@ -72,6 +73,7 @@ def parse(value: Any, where: str) -> config.Settings:
             allowed_volumes=github.texts("allowed_volumes"),
         ),
         disk=_disk(limits),
+        security=_security(top.table("security")),
     )
     for table in (images, network, limits, gitlab, github, top):
         table.refuse_unknown()
@@ -320,6 +322,15 @@ def _gc(table: "_Table") -> config.Gc:
 def _docker(table: "_Table") -> config.Docker:
     found = config.Docker(mode=table.choice("mode", _DOCKER_MODES), engine=table.choice("engine", ("auto", "podman", "dockerd")))
     table.refuse_unknown()
+    return found
+
+
+def _security(table: "_Table") -> config.Security:
+    found = config.Security(open=table.texts("open"), core_dumps=table.flag("core_dumps"))
+    table.refuse_unknown()
+    for group in found.open:
+        if group not in _CLOSED_CALLS:
+            raise UserError(f"configuration {table.where}open: {_shown(group)} is not known", f"choose among {', '.join(_CLOSED_CALLS)}")
     return found
 
 

@@ -242,7 +242,8 @@ class ContainerSpec(NamedTuple):
     init: bool = False  # a small init as PID 1 that reaps and forwards signals
     capabilities: tuple[str, ...] = ()  # () is docker's default set
     shm_size: int = 0  # bytes of /dev/shm; 0 is docker's default
-    nested: bool = False  # it makes containers itself: every capability of its user namespace, and an open /proc and /sys
+    nested: bool = False  # every capability of its user namespace, and an open /proc and /sys
+    engine: bool = False  # it makes containers itself, as nothing but our own toolboxes does: no system call is closed to it
     files: tuple[tuple[str, str], ...] = ()  # (absolute path, text) to begin with, root's; for the toolbox only, whose root can be trusted
     secrets: tuple[tuple[str, bytes], ...] = ()  # (absolute path, content) that only its root can read, and that is in memory alone
     own_files: tuple[tuple[str, bytes, int], ...] = ()  # (absolute path, content, mode) that belong to the account's id, likewise

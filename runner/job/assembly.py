@@ -156,6 +156,7 @@ def add(
         extra_hosts=extra_hosts,
         inner_map=userns.relative(container_map, user.keeper_map(around.account)),
         filters=store.seccomp,
+        security=around.settings.security,
     )
     users = keeper.call(current.keeper, lambda: furnish.add(plan))
     added = _record(found.state, plan, users)
@@ -232,6 +233,7 @@ def _plan(
         extra_hosts=spec.extra_hosts,
         inner_map=userns.relative(container_map, current.build_user.keeper_map(around.account)),
         filters=around.store.seccomp,
+        security=around.settings.security,
         docker=spec.docker is not None,
     )
 

@@ -150,6 +150,7 @@ def job_spec(
         hostname="build",
         volumes=tuple(volumes),
         nested=True,
+        engine=True,
         files=(
             *engine_files.containers_files(around.settings, certificates=certificates, mtu=around.mtu()),
             (_SCRIPT, _MAKE),

@@ -63,6 +63,7 @@ def make(
         limits=limits,
         init=True,
         nested=True,
+        engine=True,
         files=(*front.files, *own),
         secrets=_secrets(keychain) if keychain and chosen == engine.PODMAN else (),
     )

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
+    from runner.config import Security
+
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _INIT = "/usr/bin/tini-static"
 
@@ -46,6 +48,7 @@ class Plan(NamedTuple):
     extra_hosts: tuple[tuple[str, str], ...]
     inner_map: IdMap  # container ids to the keeper's ids
     filters: str  # directory of compiled seccomp filters
+    security: Security  # what containers may do beyond the usual
     docker: bool = False  # the job has an API of Docker's
 
 
@@ -155,26 +158,30 @@ def _write_spec(plan: Plan, container: Container, *, step: Step, volumes: list[V
     """Write the container's spec; the first container on this machine also leaves the compiled seccomp filter for all later ones."""
     home = bundle(container.asked.name)
     allowed = capabilities.ALL if container.asked.nested else container.asked.capabilities or capabilities.DEFAULT
-    cached = f"{plan.filters}/{seccomp.compiled_name(allowed, crun=crun.program())}.bpf"
+    # what makes containers needs nearly all of what is closed to those that it makes no engine for
+    closed = () if container.asked.engine else tuple(group for group in seccomp.CLOSED if group not in plan.security.open)
+    cached = f"{plan.filters}/{seccomp.compiled_name(allowed, closed=closed, crun=crun.program())}.bpf"
+    rlimits = () if plan.security.core_dumps else (("RLIMIT_CORE", 0, 0),)  # a core has every secret of its process
     pinned = {kind: paths.namespace(short, container.endpoint.name) for kind, short in (("network", "net"), ("ipc", "ipc"), ("uts", "uts"))}
 
     def build(profile: dict[str, Any], program: str = "", *, joined: Mapping[str, str] = pinned, one: Step = step) -> dict[str, Any]:
         return spec.build(
             root=f"{home}/root", namespaces={"user": user_namespace, **joined}, step=one, volumes=volumes,
             capabilities=allowed, init=_INIT if container.asked.init else "", seccomp=profile, filter_program=program,
-            nested=container.asked.nested, shm_size=container.asked.shm_size or spec.SHM_SIZE,
+            nested=container.asked.nested, shm_size=container.asked.shm_size or spec.SHM_SIZE, rlimits=rlimits,
         )  # fmt: skip
 
     try:
         program = files.read(cached).decode()
     except FileNotFoundError:
         # with other namespaces than the container's, which are not pinned yet, and a program that every image has: it is not started
+        rules = seccomp.load(allowed, closed=closed)
         some = step._replace(argv=("/proc/self/exe",), user=step.user._replace(uid=0, gid=0))
-        files.write_json(f"{home}/config.json", build(seccomp.load(allowed), joined=dict.fromkeys(pinned, ""), one=some), durable=False)
+        files.write_json(f"{home}/config.json", build(rules, joined=dict.fromkeys(pinned, ""), one=some), durable=False)
         program = b2a_base64(crun.compile_filter(home, f"filter-{container.asked.name}"), newline=False).decode()
         if program:
             files.write_atomic(cached, program.encode())
-    profile = {} if program else seccomp.load(allowed)
+    profile = {} if program else seccomp.load(allowed, closed=closed)
     files.write_json(f"{home}/base.json", build(profile, program), durable=False)
 
 

@@ -68,6 +68,7 @@ def run(
         extra_hosts=extra_hosts,
         inner_map=userns.relative(container_map, current.build_user.keeper_map(around.account)),
         filters=around.store.seccomp,
+        security=around.settings.security,
     )
     entrypoint, command = furnish.entrypoint_and_command(asked, image.config)
     record = ContainerState(

@@ -1,4 +1,4 @@
-"""The seccomp filter: the distribution's containers-common profile, resolved for what a container may do.
+"""The seccomp filter: the distribution's containers-common profile, resolved for what a container may do, less what is closed to it.
 
 No copy of our own is kept, so a new system call or a closed hole arrives with the distribution's update.
 """
@@ -9,13 +9,16 @@ import os
 
 from runner import errors
 from runner.kernel import files
+from runner.sandbox import closed_calls
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
+_CLOSING = "1"  # another one whenever closed_calls come to mean something else
 PROFILE = "/usr/share/containers/seccomp.json"
+CLOSED = tuple(closed_calls.GROUPS)
 _ARCHITECTURES = {
     "x86_64": ("amd64", ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"]),
     "aarch64": ("arm64", ["SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM"]),
@@ -25,8 +28,11 @@ _ARCHITECTURES = {
 }
 
 
-def load(capabilities: Sequence[str], *, path: str = PROFILE) -> dict[str, Any]:
-    """Return the profile resolved for `capabilities`, this machine and its kernel. InfraError if it is missing or damaged."""
+def load(capabilities: Sequence[str], *, closed: Sequence[str] = CLOSED, path: str = PROFILE) -> dict[str, Any]:
+    """Return the profile resolved for `capabilities`, this machine and its kernel, less the `closed` groups of closed_calls.
+
+    InfraError if it is missing or damaged.
+    """
     try:
         profile = files.read_json(path)
     except FileNotFoundError as e:
@@ -35,7 +41,8 @@ def load(capabilities: Sequence[str], *, path: str = PROFILE) -> dict[str, Any]:
         raise errors.InfraError(f"seccomp profile {path} cannot be read: {e}", "install golang-github-containers-common again") from e
     uname = os.uname()
     try:
-        return resolve(profile, capabilities=capabilities, machine=uname.machine, kernel=uname.release)
+        resolved = resolve(profile, capabilities=capabilities, machine=uname.machine, kernel=uname.release)
+        return closed_calls.close(resolved, closed, machine=uname.machine)
     except (KeyError, TypeError, ValueError, AttributeError) as e:
         raise errors.InfraError(
             f"seccomp profile {path} cannot be read: it is not one of containers-common", "install golang-github-containers-common again"
@@ -92,12 +99,12 @@ def _version(text: str) -> tuple[int, int]:
     return int(major), int(minor or 0)
 
 
-def compiled_name(capabilities: Sequence[str], *, crun: str, path: str = PROFILE) -> str:
-    """Name the compiled form of the profile for `capabilities`: another profile, crun or kernel gives another name.
+def compiled_name(capabilities: Sequence[str], *, crun: str, closed: Sequence[str] = CLOSED, path: str = PROFILE) -> str:
+    """Name the compiled form of what `load` returns: another profile, crun or kernel gives another name.
 
     InfraError without a profile.
     """
-    known = sorted(capabilities)
+    known = [_CLOSING, *sorted(capabilities), *sorted(closed)]
     bits = 0
     for character in " ".join(known).encode():
         bits = (bits * 257 + character) % (1 << 61)

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner import config, config_file, errors
-from runner.config import Disk, Egress, Gc, GitLab, Images, Network, Registry, ServiceSettings, Settings, Trust
+from runner.config import Disk, Egress, Gc, GitLab, Images, Network, Registry, Security, ServiceSettings, Settings, Trust
 from runner.model import Limits
-from runner.sandbox import network
+from runner.sandbox import closed_calls, network
 
 TRUST = (
     Trust(("docker.io/**", "registry.example:5000/a{b,c}/*"), "digest"),
@@ -100,6 +100,7 @@ gitlab:
   hostname: build
   extra_hosts: ["db:192.0.2.7", "db6:2001:db8::7"]
 gc: {high: 90, low: 50, volumes_max_age: 14d, volumes_max_size: 20g, storage_max_age: 12h, storage_max_size: 0}
+security: {open: [userns, io_uring], core_dumps: true}
 """) == Settings(
         account="ci",
         state_dir="/srv/dockless",
@@ -136,6 +137,7 @@ gc: {high: 90, low: 50, volumes_max_age: 14d, volumes_max_size: 20g, storage_max
             extra_hosts=("db:192.0.2.7", "db6:2001:db8::7"),
         ),
         gc=Gc(90, 50, 14 * 86400, 20 * 1024**3, 12 * 3600, 0),
+        security=Security(("userns", "io_uring"), core_dumps=True),
     )
 
 
@@ -166,7 +168,10 @@ def test_misspelt_key_is_refused_with_the_nearest(refuse: Refuse, text: str, key
 def test_key_that_is_near_nothing_is_refused_with_all_that_there_are(refuse: Refuse, text: str) -> None:
     error = refuse(text)
     assert error.message.endswith(" is not a setting")
-    assert error.hint == "known keys: account, docker, gc, github, gitlab, images, limits, network, registries, service_limits, state_dir"
+    assert (
+        error.hint
+        == "known keys: account, docker, gc, github, gitlab, images, limits, network, registries, security, service_limits, state_dir"
+    )
 
 
 @pytest.mark.parametrize(
@@ -580,3 +585,12 @@ def test_docker_is_one_word_or_a_table(tmp_path: Path, text: str, mode: str, eng
 )
 def test_docker_is_nothing_else(refuse: Refuse, text: str) -> None:
     assert "docker" in refuse(text).message
+
+
+def test_groups_of_system_calls_are_those_that_there_are(load: Load, refuse: Refuse) -> None:
+    for group in closed_calls.GROUPS:
+        assert load(f"security: {{open: {group}}}").security.open == (group,)
+    error = refuse("security: {open: [userns, everything]}")
+    assert error.message == "security.open: 'everything' is not known"
+    assert error.hint == f"choose among {', '.join(closed_calls.GROUPS)}"
+    assert refuse("security: {opened: [userns]}").hint == "did you mean security.open?"

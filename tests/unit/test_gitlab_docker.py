@@ -58,7 +58,7 @@ def test_service_becomes_a_sidecar_that_has_the_jobs_volumes(capsys: pytest.Capt
     asked = plan(aliases=("my-docker",))
     assert asked
     assert asked.container.aliases == ("docker", "my-docker")
-    assert asked.container.nested
+    assert asked.container.nested and asked.container.engine
     assert [volume.target for volume in asked.container.volumes] == [
         "/var/lib/containers/storage", "/var/tmp/buildah-cache", "/builds",
     ]  # fmt: skip

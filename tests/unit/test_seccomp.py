@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner import errors
-from runner.sandbox import capabilities, seccomp
+from runner.kernel import files
+from runner.sandbox import capabilities, closed_calls, seccomp
 
 
 def resolve(*rules: dict[str, Any], held: tuple[str, ...] = (), machine: str = "x86_64", kernel: str = "6.1.0-18-amd64") -> list[str]:
@@ -87,9 +88,9 @@ def test_a_profile_of_the_old_form_has_one_name_a_rule() -> None:
     assert resolve({"name": "read"}) == ["read"]
 
 
-def actions(name: str, held: tuple[str, ...]) -> list[str]:
+def actions(name: str, held: tuple[str, ...], closed: tuple[str, ...] = seccomp.CLOSED) -> list[str]:
     """Return what the distribution's profile does about a system call."""
-    return [rule["action"] for rule in seccomp.load(held)["syscalls"] if name in rule["names"]]
+    return [rule["action"] for rule in seccomp.load(held, closed=closed)["syscalls"] if name in rule["names"]]
 
 
 @pytest.mark.parametrize(
@@ -106,7 +107,50 @@ def test_a_container_cannot_make_the_calls_that_holes_of_the_kernel_need(name: s
 
 
 def test_a_capability_opens_the_calls_that_belong_to_it() -> None:
-    assert actions("bpf", (*capabilities.DEFAULT, "CAP_SYS_ADMIN")) == ["SCMP_ACT_ALLOW"]
+    held = (*capabilities.DEFAULT, "CAP_SYS_ADMIN")
+    assert actions("fanotify_init", held) == actions("bpf", held, closed=()) == ["SCMP_ACT_ALLOW"]
+
+
+@pytest.mark.parametrize("group", closed_calls.GROUPS)
+def test_no_capability_opens_what_is_closed(group: str) -> None:
+    for name in closed_calls.GROUPS[group]:
+        rules = [rule for rule in seccomp.load(capabilities.ALL)["syscalls"] if name in rule["names"]]
+        assert rules
+        assert all(rule["action"] == "SCMP_ACT_ERRNO" or (name in ("clone", "unshare", "ioctl") and rule["args"]) for rule in rules)
+
+
+@pytest.mark.parametrize("group", closed_calls.GROUPS)
+def test_what_is_opened_is_what_the_distribution_says(group: str) -> None:
+    others = tuple(name for name in seccomp.CLOSED if name != group)
+    for name in closed_calls.GROUPS[group]:
+        assert actions(name, capabilities.ALL, closed=others) == actions(name, capabilities.ALL, closed=())
+    assert seccomp.load(capabilities.ALL, closed=()) == seccomp.resolve(
+        files.read_json(seccomp.PROFILE), capabilities=capabilities.ALL, machine=os.uname().machine, kernel=os.uname().release
+    )
+
+
+def allowed(name: str, argument: int, index: int, machine: str = "x86_64") -> bool:
+    """Tell what the rules about a call say about one argument; they agree."""
+    rules = closed_calls.close({"syscalls": []}, seccomp.CLOSED, machine=machine)["syscalls"]
+    found = {
+        rule["action"]
+        for rule in rules
+        for compared in rule.get("args", [])
+        if rule["names"] == [name] and compared["index"] == index and argument & compared["value"] == compared["valueTwo"]
+    }
+    assert len(found) == 1
+    return found == {"SCMP_ACT_ALLOW"}
+
+
+@given(st.integers(0, 2**64 - 1) | st.builds(lambda high, low: high << 32 | low, st.integers(0, 3), st.integers(0x5400, 0x5430)))
+def test_a_terminal_is_not_typed_into_whatever_the_upper_half_of_the_number_is(request: int) -> None:
+    assert allowed("ioctl", request, 1) is (request & 0xFFFFFFFF not in (0x5412, 0x541C))
+
+
+@given(st.integers(0, 2**64 - 1), st.sampled_from(["x86_64", "s390x"]))
+def test_threads_and_processes_are_made_and_namespaces_are_not(flags: int, machine: str) -> None:
+    assert allowed("clone", flags, 1 if machine == "s390x" else 0, machine) is (flags & 0x7E020000 == 0)
+    assert allowed("unshare", flags, 0, machine) is (flags & 0x7E020080 == 0)
 
 
 @pytest.mark.parametrize("name", ["read", "execve", "clone", "ptrace", "chroot", "openat2", "statx", "setuid"])
@@ -167,6 +211,11 @@ def test_a_compiled_filter_is_named_after_the_capabilities_and_not_their_order(p
 
     assert name("CAP_KILL", "CAP_CHOWN") == name("CAP_CHOWN", "CAP_KILL")
     assert len({name(), name("CAP_KILL"), name("CAP_CHOWN"), name("CAP_KILL", "CAP_CHOWN")}) == 4
+
+
+def test_filters_of_which_one_closes_more_have_different_names(profile: Path) -> None:
+    names = [seccomp.compiled_name((), closed=closed, crun="/bin/sh", path=str(profile)) for closed in (seccomp.CLOSED, ("bpf",), ())]
+    assert len(set(names)) == 3
 
 
 def test_another_profile_or_another_crun_has_another_filter(profile: Path, tmp_path: Path) -> None:

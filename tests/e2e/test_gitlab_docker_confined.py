@@ -16,7 +16,7 @@ from runner.kernel import accounts
 from runner.sandbox import build_users
 from tests.support import docker_jobs
 from tests.support.docker_images import BASE, CLIENT
-from tests.support.engine import Engine, wait_until
+from tests.support.engine import Engine, sleeping, wait_until
 from tests.support.gitlab_attempt import Attempt
 from tests.support.gitlab_jobs import GitLab, job, output, start_until, text_of
 from tests.support.gitlab_replay import Replay, when_logged
@@ -36,18 +36,6 @@ def api(request: pytest.FixtureRequest, gitlab: GitLab, docker_hub: str) -> str:
 def mark() -> str:
     """Return how long a container of this test sleeps: by it processes are found whatever they are called and wherever they run."""
     return str(random.randrange(10**8, 10**9))
-
-
-def sleeping(mark: str) -> list[int]:
-    """Return the pids of all processes of this machine that sleep so long."""
-    found = []
-    for name in os.listdir("/proc"):
-        try:
-            if name.isdigit() and Path(f"/proc/{name}/cmdline").read_bytes() == f"sleep\0{mark}\0".encode():
-                found.append(int(name))
-        except OSError:
-            continue
-    return found
 
 
 def dind(*script: str, **more: Any) -> dict[str, Any]:

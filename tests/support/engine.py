@@ -89,6 +89,18 @@ def processes_of(state: Path) -> list[int]:
     return found
 
 
+def sleeping(mark: str) -> list[int]:
+    """Return the pids of all processes of this machine that sleep for `mark` seconds, whatever they are called and wherever they run."""
+    found = []
+    for name in os.listdir("/proc"):
+        try:
+            if name.isdigit() and Path(f"/proc/{name}/cmdline").read_bytes() == f"sleep\0{mark}\0".encode():
+                found.append(int(name))
+        except OSError:
+            continue
+    return found
+
+
 def _command(pid: int) -> str:
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").replace("\0", " ")

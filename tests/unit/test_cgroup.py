@@ -11,6 +11,9 @@ from runner.job import limits, state
 from runner.job.undo import Undo
 from runner.kernel import cgroup
 from runner.model import BuildUser, ContainerSpec, JobSpec
+from tests.support.defences import attack, without
+
+_CGROUP = "runner/kernel/cgroup.py"
 
 
 class Machine:
@@ -156,6 +159,11 @@ def test_a_leaf_is_always_new(tmp_path: Path) -> None:
         cgroup.make_leaf(str(tmp_path), memory=0, cpus=0.0, pids=0)
 
 
+@attack(
+    26,
+    without(_CGROUP, '("memory.max", str(memory)), ("memory.oom.group", "1"), ', '("memory.max", str(memory)), '),
+    without(_CGROUP, ', ("memory.swap.max", "0")]', "]"),
+)
 def test_memory_has_no_way_out_into_swap_and_its_end_is_that_of_the_group() -> None:
     assert dict(cgroup.limits(memory=512 * 1024**2, cpus=0.0, pids=0)) == {
         "memory.max": "536870912",
@@ -171,6 +179,7 @@ def test_cores_are_time_in_a_tenth_of_a_second_and_never_less_than_the_kernel_ta
     assert cgroup.limits(memory=0, cpus=cpus, pids=0) == (("cpu.max", text),)
 
 
+@attack(25, without(_CGROUP, 'found.append(("pids.max", str(pids)))', "pass"))
 def test_processes_are_a_number() -> None:
     assert cgroup.limits(memory=0, cpus=0.0, pids=100) == (("pids.max", "100"),)
 

@@ -182,7 +182,8 @@ def adjusted(spec: dict[str, Any], adjustments: Adjustments) -> dict[str, Any]:
         user = settings["user"]
         settings["user"] = {**user, "additionalGids": list(dict.fromkeys((*user["additionalGids"], *adjustments.groups)))}
     if adjustments.rlimits:
-        settings["rlimits"] = [{"type": name, "soft": soft, "hard": hard} for name, soft, hard in adjustments.rlimits]
+        own = {limit["type"] for limit in settings["rlimits"]}  # what the configuration says is no job's to change
+        settings["rlimits"] += [{"type": name, "soft": soft, "hard": hard} for name, soft, hard in adjustments.rlimits if name not in own]
     if adjustments.dropped:
         settings["capabilities"] = {
             kind: [name for name in held if name not in adjustments.dropped and "ALL" not in adjustments.dropped]

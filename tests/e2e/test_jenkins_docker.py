@@ -318,15 +318,16 @@ def test_link_that_cannot_be_made_says_why(agent: Agent) -> None:
 
 def test_options_of_run_reach_the_container(agent: Agent) -> None:
     script = (
-        "echo $(id -G); ulimit -n; ulimit -Hn; df -k /scratch | tail -1 | tr -s ' ' | cut -d' ' -f2; grep CapBnd /proc/self/status;"
-        "touch /new 2>/dev/null || echo read-only; df -k /dev/shm | tail -1 | tr -s ' ' | cut -d' ' -f2; grep other /etc/hosts"
+        "echo $(id -G); ulimit -n; ulimit -Hn; ulimit -Hc; df -k /scratch | tail -1 | tr -s ' ' | cut -d' ' -f2;"
+        "grep CapBnd /proc/self/status; touch /new 2>/dev/null || echo read-only;"
+        "df -k /dev/shm | tail -1 | tr -s ' ' | cut -d' ' -f2; grep other /etc/hosts"
     )
     options = (
-        "--tmpfs", "/scratch:size=1m", "--shm-size", "8m", "--ulimit", "nofile=100:200", "--group-add", "2000", "--cap-drop", "all",
-        "--read-only", "--add-host", "other:10.1.2.3", "--rm=false", "--dns", "10.1.2.4",
+        "--tmpfs", "/scratch:size=1m", "--shm-size", "8m", "--ulimit", "nofile=100:200", "--ulimit", "core=-1", "--group-add", "2000",
+        "--cap-drop", "all", "--read-only", "--add-host", "other:10.1.2.3", "--rm=false", "--dns", "10.1.2.4",
     )  # fmt: skip
     container = agent.answer("run", "-d", *options, "toolbox", "sh", "-c", f"{script}; exec sleep 600").strip()
-    expected = "0 2000\n100\n200\n1024\nCapBnd:\t0000000000000000\nread-only\n8192\n10.1.2.3\tother\n"
+    expected = "0 2000\n100\n200\n0\n1024\nCapBnd:\t0000000000000000\nread-only\n8192\n10.1.2.3\tother\n"
     assert wait_until(lambda: agent.answer("logs", container) == expected, 20), agent.answer("logs", container)
     assert agent.answer("exec", container, "sh", "-c", "ulimit -n; id -G; cat /etc/resolv.conf") == "100\n0 2000\nnameserver 10.1.2.4\n"
     agent.answer("rm", "-f", container)

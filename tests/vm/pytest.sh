@@ -7,4 +7,4 @@ shift
 # --confcutdir: tests/conftest.py is for the tests on a developer's machine, and keeps these away from it.
 # An emulated processor takes thirty times as long.
 exec env LC_ALL=C.UTF-8 PYTHONDONTWRITEBYTECODE=1 PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 "$venv/bin/python" -m pytest \
-    -p pytest_timeout -p tests.e2e.conftest --confcutdir=tests/vm --override-ini=timeout=300 --durations=5 --color=no -v "$@"
+    -p pytest_timeout -p tests.support.fixtures --confcutdir=tests/vm --override-ini=timeout=300 --durations=5 --color=no -v "$@"

@@ -1,15 +1,26 @@
 """Limits of memory, processors and processes, where the kernel keeps them: the tests are a CI agent's service with a delegated cgroup."""
 
+import signal
 from pathlib import Path
+
+import pytest
 
 from runner import paths
 from runner.job import state
 from runner.kernel import cgroup
-from tests.support.engine import Engine, wait_until
+from tests.support.engine import Engine, sleeping, wait_until
 from tests.support.gitlab_attempt import Attempt
 from tests.support.gitlab_jobs import GitLab, job, output, start_until, text_of
 
 _TAKE_200_MB = "dd if=/dev/zero of=/dev/null bs=200M count=1"
+_LOCK_200_MB = """python3 -c '
+import ctypes, mmap
+memory = mmap.mmap(-1, 200 * 1024**2)
+address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+if ctypes.CDLL(None).mlock(ctypes.c_void_p(address), ctypes.c_size_t(len(memory))) != 0:
+    for page in range(0, len(memory), 4096):  # more than a user may lock: then by using it
+        memory[page] = 1
+'"""
 _BOMB = """python3 -c '
 import os, time
 first = os.getpid()
@@ -105,6 +116,68 @@ def test_fork_bomb_stays_within_its_job(gitlab: GitLab) -> None:
         assert number(group / "pids.events", "max") > 0
         assert output(other, "for i in 1 2 3 4 5; do sleep 0.1 & done; wait; echo done") == "done\n"
         assert number(group_of(gitlab, other) / "pids.events", "max") == 0
+    assert groups() == []
+
+
+def test_machine_has_room_again_after_a_fork_bomb_that_nobody_ends(gitlab: GitLab) -> None:
+    gitlab.configure(limits={"pids": 60})
+    with gitlab.prepared(job()) as attempt:
+        call = start_until(attempt, "no more", f"setsid {_BOMB.strip()} &", _BOMB)
+        call.signal_group(signal.SIGKILL)
+        attempt.cleanup()
+        assert call.ended(60)
+    assert gitlab.engine.leftovers() == []
+    assert groups() == []
+    assert gitlab.engine.run("run", "--pids", "100", "--", "sh", "-c", "for i in 1 2 3; do true & done; wait; echo room").out == "room\n"
+
+
+@pytest.mark.parametrize(
+    "hog", [_LOCK_200_MB, "dd if=/dev/zero of=/dev/shm/fill bs=1M count=60", "tail /dev/zero"], ids=["mlock", "shm", "tail"]
+)
+def test_whatever_takes_the_memory_it_is_that_of_its_job(gitlab: GitLab, hog: str) -> None:
+    gitlab.configure(limits={"memory": "48m"})
+    with gitlab.prepared(job(project=1)) as hungry, gitlab.prepared(job(project=2)) as modest:
+        call = start_until(modest, "waiting", "echo waiting; sleep 1000")
+        ended = hungry.stage("build_script", [hog, "echo $((40 + 2)) survived"])
+        assert ended.failure is not None
+        assert "the memory limit was reached and a process of the job was killed (OOM)" in text_of(hungry)
+        assert "42 survived" not in text_of(hungry)
+        assert number(group_of(gitlab, hungry) / "memory.events", "oom_kill") > 0
+        assert call.process.poll() is None
+        assert number(group_of(gitlab, modest) / "memory.events", "oom_kill") == 0
+        assert output(hungry, "echo next stage") == "next stage\n"
+    assert groups() == []
+
+
+_LEAVE = """
+for file in pids.max memory.max memory.oom.group cgroup.max.descendants cgroup.max.depth cgroup.subtree_control cgroup.kill; do
+    echo 1000000000 2>/dev/null > /sys/fs/cgroup/$file && echo "BROKEN: $file"
+done
+for group in /sys/fs/cgroup /sys/fs/cgroup/.. /sys/fs/cgroup/../..; do
+    echo $$ 2>/dev/null > $group/cgroup.procs && test "$(cat /proc/self/cgroup)" != "$before" && echo "BROKEN: moved to $group"
+done
+mkdir /sys/fs/cgroup/evil 2>/dev/null && echo "BROKEN: mkdir"
+mount -t cgroup2 none /mnt 2>/dev/null && echo "BROKEN: mount"
+unshare --cgroup true 2>/dev/null && echo "BROKEN: unshare"
+cat /proc/self/cgroup
+"""
+
+
+def test_job_neither_leaves_its_group_nor_raises_its_limits(gitlab: GitLab) -> None:
+    gitlab.configure(limits={"pids": 100, "memory": "200m"})
+    with gitlab.prepared(job()) as attempt:
+        group = group_of(gitlab, attempt)
+        files = ("pids.max", "memory.max", "memory.oom.group", "cgroup.max.descendants", "cgroup.max.depth", "cgroup.subtree_control")
+        before = {name: (group / name).read_text() for name in files}
+        call = start_until(attempt, "is out", "before=$(cat /proc/self/cgroup)", _LEAVE, "echo this is out; exec sleep 4713")
+        shown = text_of(attempt)
+        assert "BROKEN" not in shown
+        assert "0::/\n" in shown
+        assert {name: (group / name).read_text() for name in files} == before
+        assert (before["pids.max"], before["memory.max"]) == ("100\n", f"{200 * 1024**2}\n")
+        assert wait_until(lambda: sleeping("4713"), 60)
+        assert {str(pid) for pid in sleeping("4713")} <= set((group / "cgroup.procs").read_text().split())
+        call.signal_group(signal.SIGKILL)
     assert groups() == []
 
 

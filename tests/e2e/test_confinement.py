@@ -10,6 +10,7 @@ import pytest
 
 from runner.kernel import accounts
 from runner.sandbox import build_users
+from tests.support.defences import attack, without
 from tests.support.engine import Engine, uids_of, wait_until
 
 
@@ -94,6 +95,13 @@ def test_metadata_services_are_refused_at_once(engine: Engine, address: str) -> 
     assert "timed out" not in shown
 
 
+@attack(
+    31,
+    without(
+        "runner/sandbox/build_users.py", "known[name] = free\n", "known[name] = 0\n",
+        "runner/sandbox/build_users.py", " and len(set(numbers)) == len(numbers)", "",
+    ),
+)  # fmt: skip
 def test_two_build_users_are_strangers(engine: Engine) -> None:
     first = engine.start("run", "--build-user", "one", "--", "sh", "-c", "echo secret > /tmp/f; echo ready; sleep 60")
     second = engine.start("run", "--build-user", "two", "--", "sh", "-c", "echo ready; sleep 60")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.defences import attack, without
 from tests.support.engine import Engine, wait_until
 from tests.support.github_replay import Runner
 from tests.support.github_runners import install, straight
@@ -163,6 +164,7 @@ while time.monotonic() < end and not os.path.exists("/tmp/stop"):
 """
 
 
+@attack(38, without("runner/job/stay.py", " and not asked.nested and set(asked.capabilities) <= set(capabilities.DEFAULT)", ""))
 @pytest.mark.parametrize("options", ["", "--privileged", "--cap-add SYS_PTRACE"])
 def test_process_that_stays_sees_nothing_of_the_host_while_steps_start(runner: Runner, options: str) -> None:
     runner.prepare({"image": "toolbox", "createOptions": options})

@@ -11,6 +11,7 @@ import pytest
 
 from runner import paths
 from runner.job import state
+from tests.support.defences import attack, without
 from tests.support.engine import TREE, Engine, processes_of, wait_until
 from tests.support.gitlab_calls import Call
 from tests.support.gitlab_jobs import GitLab, job, output, start_until, text_of
@@ -90,6 +91,7 @@ def test_timeout_of_the_job_leaves_nothing(gitlab: GitLab) -> None:
 # 5: SIGKILL
 
 
+@attack(29, without("runner/job/cleanup.py", "            keeper.kill(each)\n", "            pass\n"))
 def test_cleanup_after_a_killed_driver_removes_everything(gitlab: GitLab) -> None:
     payload = job(services=[{"name": "toolbox", "command": ["sleep", "4712"]}])
     gitlab.configure(gitlab={"wait_for_services_timeout": -1})

@@ -177,6 +177,17 @@ def test_process_that_stays_sees_nothing_of_the_host_while_steps_start(runner: R
     runner.cleanup()
 
 
+@attack(36, without("runner/job/furnish.py", "closed = () if container.asked.engine else", "closed = () if container.asked.nested else"))
+def test_no_option_of_a_workflow_opens_what_is_closed(runner: Runner) -> None:
+    runner.prepare({"image": "toolbox", "createOptions": "--privileged --cap-add SYS_ADMIN"})
+    called = runner.step("grep CapEff /proc/self/status; unshare --user true && echo BROKEN; mount -t tmpfs none /mnt && echo BROKEN; true")
+    assert called.code == 0
+    assert "CapEff:\t000001ffffffffff" in called.log
+    assert called.log.count("not permitted") + called.log.count("permission denied") == 2
+    assert "BROKEN" not in called.log
+    runner.cleanup()
+
+
 # launchers
 
 

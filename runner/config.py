@@ -154,7 +154,9 @@ class Settings(NamedTuple):
 
 def decode(value: list[Any]) -> Settings:
     """Build Settings again from what JSON makes of them (named tuples become lists)."""
-    account, state_dir, images, registries, network, limits, service_limits, gitlab, gc, docker, github, disk, security = map(_tuples, value)
+    account, state_dir, images, registries, network, limits, service_limits, gitlab, gc, docker, github, disk, security = map(
+        _tuples, value
+    )
     lab, net, pictures = GitLab(*gitlab), Network(*network), Images(*images)
     return Settings(
         account=account,

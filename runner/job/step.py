@@ -61,16 +61,17 @@ def run(state: JobState, request: Request, *, make: Callable[[], None] = lambda:
     cgroup = _Cgroup(container.cgroup)
     keeper_fd = keeper.enter(state.keeper)
     try:
-        return _run(container, request, cgroup, make, keeper_fd, began=began)
+        return _run(state, request, cgroup, make, keeper_fd, began=began)
     except OSError as e:
         keeper.blame(keeper_fd, e)
         raise
 
 
 def _run(
-    container: ContainerState, request: Request, cgroup: _Cgroup, make: Callable[[], None], keeper_fd: int, *, began: float
+    state: JobState, request: Request, cgroup: _Cgroup, make: Callable[[], None], keeper_fd: int, *, began: float
 ) -> Outcome:
     """Run a step in the job that this process is in now."""
+    container = state.container(request.container)
     _check_uplink(container)
     make()
     end_leftovers(container.name)

@@ -31,7 +31,16 @@ def runner(engine: Engine, tmp_path: Path) -> Runner:
 def test_run_shows_nothing_of_the_host_that_was_not_meant(engine: Engine, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("/")
     engine.state.mkdir(exist_ok=True)
-    sources = ["/", "/etc", "/proc/1/root", "/run", "/var/run/docker.sock", str(engine.state), f"{tmp_path}/link/etc", f"{tmp_path}/../../../etc"]
+    sources = [
+        "/",
+        "/etc",
+        "/proc/1/root",
+        "/run",
+        "/var/run/docker.sock",
+        str(engine.state),
+        f"{tmp_path}/link/etc",
+        f"{tmp_path}/../../../etc",
+    ]
     for volume in (*(f"{source}:/host" for source in sources), f"{tmp_path}:/host:ro,suid", f"{tmp_path}:/host:rshared"):
         result = engine.run("run", "-v", volume, "--", "touch", str(tmp_path / "ran"))
         assert (result.code, result.out) == (125, ""), volume
@@ -50,7 +59,7 @@ _OF_WORKFLOWS = [
     42,
     without(GITHUB_VOLUMES, "if not any(globs.matches(pattern, real) for pattern in allowed):", "if False:"),
     without(GITHUB_VOLUMES, 'if "/" not in mount.source and not mounts.is_host_path(mount.source):', 'if "/" not in mount.source:'),
-    without("runner/adapters/github/places.py", "_STRICTLY = ", "_STRICTLY = 0 & "),
+    without("runner/adapters/github/places.py", "_STRICTLY = ", "_STRICTLY = 0 and "),
 )
 def test_workflow_shows_itself_nothing_of_the_host(runner: Runner, engine: Engine) -> None:
     (runner.work / "link").symlink_to("/")
@@ -66,7 +75,7 @@ def test_workflow_shows_itself_nothing_of_the_host(runner: Runner, engine: Engin
 @attack(
     42,
     without(SHIM_MOUNTS, "reason = refusal(volume.source,", "reason = '' and refusal(volume.source,"),
-    without(MOUNTS, "            raise _bad(text, f\"mode {word!r} is not supported\")", "            pass"),
+    without(MOUNTS, '            raise _bad(text, f"mode {word!r} is not supported")', "            pass"),
 )
 def test_pipeline_shows_itself_nothing_that_is_not_the_agents(engine: Engine, tmp_path: Path) -> None:
     agent = docker_shim.install(engine, tmp_path)
@@ -85,8 +94,29 @@ def test_pipeline_shows_itself_nothing_that_is_not_the_agents(engine: Engine, tm
 
 # 43: variables as paths and names
 
-_TRICKS = ["../../x", "a b", "'\"", "a\nb", "$(touch {probe}/evil)", "`touch {probe}/evil`", "-rf", "\u0440roject", "x" * 4000, "..", "/", "%s"]
-_TOLD = ["CI_JOB_ID", "CI_PROJECT_PATH", "CI_COMMIT_REF_NAME", "CI_COMMIT_BRANCH", "CI_PROJECT_NAME", "CI_RUNNER_SHORT_TOKEN", "CI_CONCURRENT_PROJECT_ID"]
+_TRICKS = [
+    "../../x",
+    "a b",
+    "'\"",
+    "a\nb",
+    "$(touch {probe}/evil)",
+    "`touch {probe}/evil`",
+    "-rf",
+    "\u0440roject",
+    "x" * 4000,
+    "..",
+    "/",
+    "%s",
+]
+_TOLD = [
+    "CI_JOB_ID",
+    "CI_PROJECT_PATH",
+    "CI_COMMIT_REF_NAME",
+    "CI_COMMIT_BRANCH",
+    "CI_PROJECT_NAME",
+    "CI_RUNNER_SHORT_TOKEN",
+    "CI_CONCURRENT_PROJECT_ID",
+]
 
 
 @attack(
@@ -104,7 +134,11 @@ def test_variables_of_a_job_name_no_path_and_run_nothing(gitlab: GitLab, probe: 
     assert sorted(os.listdir(probe)) == ["file"]
 
 
-@attack(43, without(MOUNTS, '    if ".." in target.split("/"):', "    if False:"), without(MOUNTS, "    if not target.isprintable():", "    if False:"))
+@attack(
+    43,
+    without(MOUNTS, '    if ".." in target.split("/"):', "    if False:"),
+    without(MOUNTS, "    if not target.isprintable():", "    if False:"),
+)
 @pytest.mark.parametrize("value", ["../../etc", "a\nb"])
 def test_variable_of_a_job_leads_no_cache_elsewhere(gitlab: GitLab, value: str) -> None:
     gitlab.configure(gitlab={"volumes": ["/cache/$WHERE"]})
@@ -115,7 +149,17 @@ def test_variable_of_a_job_leads_no_cache_elsewhere(gitlab: GitLab, value: str) 
 
 # 44: names of images
 
-_IMAGES = ["$(touch {probe}/evil)", "a;touch {probe}/evil", "`id`", "--privileged", "-v", "a|b", "../../etc", "a\nb", "me:hunter2@registry.invalid/a"]
+_IMAGES = [
+    "$(touch {probe}/evil)",
+    "a;touch {probe}/evil",
+    "`id`",
+    "--privileged",
+    "-v",
+    "a|b",
+    "../../etc",
+    "a\nb",
+    "me:hunter2@registry.invalid/a",
+]
 
 
 @attack(44, without("runner/image/reference.py", "    if not registry_name.is_repository(repository):", "    if False:"))

@@ -1,4 +1,4 @@
-"""Ways out of a job's network: to the host, to other jobs, to where clouds keep credentials; and what the configuration opens and closes."""
+"""Ways out of a job's network: to the host, to other jobs, to where clouds keep credentials; and what the configuration says."""
 
 import errno
 import json

@@ -43,7 +43,14 @@ def test_name_is_read_as_docker_reads_it(text: str, canonical: str) -> None:
     without(REFERENCE, "    if not registry_name.is_repository(repository):", "    if False:"),
     without(REFERENCE, "    if not registry_name.is_valid(registry):", "    if False:"),
     without(REFERENCE, "        if not _is_tag(tag):", "        if False:"),
-    without(REFERENCE, "    if len(text) > _LONGEST:", "    if False:", REFERENCE, "    if len(registry) + 1 + len(repository) > _LONGEST_NAME:", "    if False:"),
+    without(
+        REFERENCE,
+        "    if len(text) > _LONGEST:",
+        "    if False:",
+        REFERENCE,
+        "    if len(registry) + 1 + len(repository) > _LONGEST_NAME:",
+        "    if False:",
+    ),
 )
 @pytest.mark.parametrize(
     "text",

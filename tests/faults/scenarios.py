@@ -107,7 +107,9 @@ def _prepare(bench: Bench, fault: Fault | None, tracer: Tracer) -> Result:
     attempt = bench.replay("prepare", fault, tracer).attempt()
     ended = attempt.prepare()
     if fault is None or fault.what != KILL:
-        attempt.cleanup()  # who kills an executor does not clean up after it
+        attempt.cleanup()
+    else:
+        _lose_runner(bench)  # with its executor, so that nobody cleans up
     shutil.rmtree(attempt.temp_dir, ignore_errors=True)
     return _told(ended, text_of(attempt))
 
@@ -125,11 +127,15 @@ def _cleanup(bench: Bench, fault: Fault | None, tracer: Tracer) -> Result:
     attempt = bench.replay("cleanup", fault, tracer).attempt()
     assert attempt.prepare().failure is None, text_of(attempt)
     ended = attempt.cleanup()
+    _lose_runner(bench)  # it was killed with its cleanup, which it would not call again
+    return _told(ended, bytes(attempt.build.runner_log).decode(errors="replace"))
+
+
+def _lose_runner(bench: Bench) -> None:
+    """Have whoever wanted the jobs of a store ended, for all that their records say."""
     for record in bench.engine.state.glob("jobs/*/state.json"):
-        # the runner was killed with its cleanup, which it would not call again: whoever wanted the job has ended
         with contextlib.suppress(OSError, ValueError):
             record.write_text(json.dumps({**json.loads(record.read_text()), "owner": _ended_process()}))
-    return _told(ended, bytes(attempt.build.runner_log).decode(errors="replace"))
 
 
 def _ended_process() -> tuple[int, int]:
@@ -212,7 +218,7 @@ class Rig:
         self._scenario.before(bench)
         done = self._scenario.act(bench, fault, tracer)
         happened = tracer.happened(fault)
-        wrong = _judge(done, fault)
+        wrong = _judge(done, fault, silenced=tracer.silenced())
         try:
             self._scenario.after(bench)
         except AssertionError as e:
@@ -234,11 +240,14 @@ class Rig:
             self._bench = None
 
 
-def _judge(done: Result, fault: Fault) -> list[str]:
-    """Say what is wrong with how a command ended that a fault hit. One that can do without what failed may succeed."""
+def _judge(done: Result, fault: Fault, *, silenced: bool) -> list[str]:
+    """Say what is wrong with how a command ended that a fault hit. One that can do without what failed may succeed.
+
+    One that is `silenced` could not write what it had to say.
+    """
     if "Traceback" in done.err or "internal error" in done.err:
         return [f"not explained: {done.err[-2000:]}"]
-    if done.code in (0, -9, 137) or (done.code in (1, 2, 125) and ("ERROR: " in done.err or "WARNING: " in done.err)):
+    if done.code in (0, -9, 137) or (done.code in (1, 2, 125) and (silenced or "ERROR: " in done.err or "WARNING: " in done.err)):
         return [] if fault.what == KILL or done.code not in (-9, 137) else [f"killed without a kill: {done}"]
     return [f"ends with {done.code} and says: {done.err[-2000:]}"]
 

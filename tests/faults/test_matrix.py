@@ -52,7 +52,7 @@ def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rig]:
 @pytest.mark.parametrize("rig", SCENARIOS, indirect=True)
 def test_fault_at_any_boundary_leaves_nothing_and_the_next_one_works(rig: Rig) -> None:
     chosen = sample(rig.name, rig.faults)
-    assert len(chosen) > 2
+    assert chosen
     tried = {str(fault): rig.try_(fault) for fault in chosen}
     assert {fault: wrong for fault, wrong in tried.items() if wrong} == {}
     assert sum(wrong is not None for wrong in tried.values()) >= len(chosen) - 2  # threads may share calls otherwise another time

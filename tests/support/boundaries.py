@@ -77,6 +77,10 @@ class Tracer(NamedTuple):
         told = self.log.read_text(errors="replace")
         return "+++ killed by SIGKILL" in told if fault.what == KILL else "(INJECTED)" in told
 
+    def silenced(self) -> bool:
+        """Tell whether words of the last run for its caller were what could not be written."""
+        return any("write(2, " in line and "(INJECTED)" in line for line in self.log.read_text(errors="replace").splitlines())
+
     def faults(self) -> list[Fault]:
         """Return everything that can happen to the command that was watched last, in the order in which it would come to it."""
         found: dict[Fault, None] = {}

@@ -48,34 +48,50 @@ def run_job(
     come from `hangup_fd`, a pipe or socket. Raises like `run`, and what `then` raises.
     """
     current = prepare.prepare(spec, around, fetch=fetch, facts={}, lasting=False)
-    from runner.job import limits, step  # loaded by `prepare` in the meantime
-
-    pidfd = process.open_pidfd(current.keeper.pid, current.keeper.started)
-    groups = limits.Remover(current.cgroup)
+    pidfd, groups = -1, None
     try:
+        from runner.job import limits, step  # loaded by `prepare` in the meantime
+
+        pidfd = process.open_pidfd(current.keeper.pid, current.keeper.started)
+        groups = limits.Remover(current.cgroup)
         request = step.Request(
             CONTAINER, stops=stops, terminal=terminal, guarded=False, grace_s=grace_s, stdin=stdin,
             hangup_fd=hangup_fd, hangup_grace_s=hangup_grace_s,
         )  # fmt: skip
         outcome = step.run(current, request)
         then(current, outcome)
+        _end_undisturbed()
         return outcome
     finally:
+        _end_undisturbed()
         # the container's processes have ended with its PID 1; the kernel takes down mounts and devices while files are removed here,
         # and nobody has to wait for that
-        signals.pidfd_send_signal(pidfd, signals.SIGKILL)
-        if spec.docker:
-            process.wait_pidfd(pidfd, 10.0)  # an engine and its containers might still be writing there
-        os.close(pidfd)
-        # this process is root of the job's namespaces now, so it may remove the files of both the account and the build user
-        try:
-            files.remove_tree(around.store.job(current.key))
-            files.remove_tree(around.store.job_lock(current.key))
-        except PermissionError:  # the keeper ended before this process could join it
-            from runner.job import cleanup
+        if pidfd >= 0:
+            signals.pidfd_send_signal(pidfd, signals.SIGKILL)
+            if spec.docker:
+                process.wait_pidfd(pidfd, 10.0)  # an engine and its containers might still be writing there
+            os.close(pidfd)
+        _remove(around, current)
+        if groups:
+            groups.remove()
 
-            cleanup.remove_files(around.store, current.key, current.build_user, around.account)
-        groups.remove()
+
+def _remove(around: Surroundings, current: JobState) -> None:
+    """Remove the files of the job whose step this process has run, or was about to run when it was interrupted."""
+    try:
+        # this process is root of the job's namespaces now, so it may remove the files of both the account and the build user
+        files.remove_tree(around.store.job(current.key))
+        files.remove_tree(around.store.job_lock(current.key))
+    except PermissionError:
+        from runner.job import cleanup  # it has not come that far
+
+        cleanup.end(around.store, current.key, current, around.account)
+
+
+def _end_undisturbed() -> None:
+    """Let no signal that asks us to end come between the end of a container and the removal of its files: the end is what it asks for."""
+    for number in (signals.SIGTERM, signals.SIGINT, signals.SIGHUP):
+        signals.signal(number, signals.SIG_IGN)
 
 
 def job_spec(request: RunRequest, around: Surroundings, *, key: str) -> JobSpec:

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
@@ -46,14 +47,21 @@ class Node:
     def __init__(self, engine: Engine, root: Path, name: str = "node 1") -> None:
         self.engine, self.root, self.name = engine, root, name
 
-    def start(self, script: str, *options: str, url: str = "") -> Controller:
+    def start(self, script: str, *options: str, url: str = "", wrap: Callable[[list[str]], list[str]] = list) -> Controller:
         """Start a shell script as the agent, with the command as an administrator has written it."""
-        return self.launch("sh", "-c", script, options=options, url=url)
+        return self.launch("sh", "-c", script, options=options, url=url, wrap=wrap)
 
-    def launch(self, *argv: str, options: tuple[str, ...] = (), url: str = "", env: dict[str, str] | None = None) -> Controller:
-        """Start any command as the agent."""
+    def launch(
+        self,
+        *argv: str,
+        options: tuple[str, ...] = (),
+        url: str = "",
+        env: dict[str, str] | None = None,
+        wrap: Callable[[list[str]], list[str]] = list,
+    ) -> Controller:
+        """Start any command as the agent; `wrap` may put a program before it that watches it."""
         image = () if "--image" in options else ("--image", "toolbox")
-        command = shlex.join(self.engine.argv("jenkins", "agent", *image, "--network", "none", *options, "--", *argv))
+        command = shlex.join(wrap(self.engine.argv("jenkins", "agent", *image, "--network", "none", *options, "--", *argv)))
         return Controller(command, root=self.root, name=self.name, environ=self.engine.environ(env), url=url)
 
 

@@ -32,6 +32,7 @@ _GRACE_S = 4.0
 _EOF_GRACE_S = 15.0
 _MOST_FILES = 1024**2  # a JVM that starts itself anew asks the kernel about each possible descriptor (UnixSlaveRestarter)
 _LOCALE = "C.UTF-8"
+_STOP_SIGNALS = (signals.SIGINT, signals.SIGTERM, signals.SIGHUP)
 _SECRET_BYTES = 64 * 1024
 
 
@@ -67,7 +68,7 @@ def run(asked: Asked, around: Surroundings, environ: Mapping[str, str]) -> Outco
 
     Raises RunnerErrors; crun.StartFailure when the program cannot be started.
     """
-    for number in (signals.SIGINT, signals.SIGTERM, signals.SIGHUP):
+    for number in _STOP_SIGNALS:
         signals.signal(number, _interrupted)  # until there is a container: what was begun is undone
     directory = _work_directory(asked, around, environ)
     name = asked.name or agent_command.name(asked.argv, environ) or directory
@@ -91,6 +92,8 @@ def run(asked: Asked, around: Surroundings, environ: Mapping[str, str]) -> Outco
 
 
 def _interrupted(number: int, _frame: FrameType | None) -> None:
+    for each in _STOP_SIGNALS:
+        signals.signal(each, signals.SIG_IGN)  # a second one would interrupt the undoing of what was begun
     sys.exit(128 + number)
 
 

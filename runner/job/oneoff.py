@@ -58,6 +58,7 @@ def run_job(
             CONTAINER, stops=stops, terminal=terminal, guarded=False, grace_s=grace_s, stdin=stdin,
             hangup_fd=hangup_fd, hangup_grace_s=hangup_grace_s,
         )  # fmt: skip
+        signals.pthread_sigmask(signals.SIG_SETMASK, ())  # what a caller has held back comes when there is somebody to take all back
         outcome = step.run(current, request)
         then(current, outcome)
         _end_undisturbed()

@@ -99,7 +99,11 @@ def _interrupted(number: int, _frame: FrameType | None) -> None:
 
 def _run(asked: Asked, around: Surroundings, environ: Mapping[str, str], hidden: agent_command.Hidden, facts: agent_image.Facts) -> Outcome:
     def fetch(container: ContainerSpec, id_map: IdMap) -> Image:
-        image = oneoff.fetch(container, around, id_map)
+        signals.pthread_sigmask(signals.SIG_SETMASK, ())  # a pull can take minutes, and all that was made is taken back
+        try:
+            image = oneoff.fetch(container, around, id_map)
+        finally:
+            signals.pthread_sigmask(signals.SIG_SETMASK, _STOP_SIGNALS)
         if container.name == oneoff.CONTAINER:
             found = agent_image.facts(image, asked.user, around, id_map, home=asked.work_directory)
             if found != facts:
@@ -107,6 +111,8 @@ def _run(asked: Asked, around: Surroundings, environ: Mapping[str, str], hidden:
         return image
 
     spec = plan(asked, around, environ, hidden, facts)
+    # between a thing and the note that it is to be taken back no signal may come: what asks us to end waits until the container is there
+    signals.pthread_sigmask(signals.SIG_SETMASK, _STOP_SIGNALS)
     hangup_fd = -1 if agent_command.is_inbound(asked.argv, environ) else 0
     return oneoff.run_job(spec, around, fetch=fetch, stops=True, grace_s=_GRACE_S, hangup_fd=hangup_fd, hangup_grace_s=_EOF_GRACE_S)
 

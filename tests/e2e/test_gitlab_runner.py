@@ -1,20 +1,13 @@
-"""The real gitlab-runner, from picking a job up to its verdict, with dockless as its custom executor and a GitLab of our own."""
+"""What drives the real gitlab-runner in tests/live, by itself: its configuration, its command line, its process."""
 
-import io
-import json
-import os
 import tomllib
-import zipfile
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from runner.adapters.gitlab import snippet
-from tests.support import gitlab_jobs, gitlab_runner
-from tests.support.coordinator import Coordinator, Job
+from tests.support import gitlab_runner
+from tests.support.coordinator import Coordinator
 from tests.support.engine import Engine, wait_until
 
 needs_binary = pytest.mark.skipif(gitlab_runner.BINARY is None, reason="there is no gitlab-runner on PATH")

@@ -4,7 +4,6 @@ import hashlib
 import os
 import random
 import shlex
-import shutil
 import signal
 import subprocess
 import time
@@ -326,7 +325,6 @@ def test_of_starts_at_the_same_moment_one_remains(node: Node) -> None:
     assert [agent.wait() == 0 for agent in agents].count(True) == 1
 
 
-@pytest.mark.skipif(shutil.which("javac") is None, reason="a JDK is not installed")
 def test_java_finds_its_home_and_writes_utf_8_and_its_channel_is_exact(node: Node) -> None:
     node.root.mkdir()
     (node.root / "Agent.java").write_text(_JAVA)
@@ -339,7 +337,6 @@ def test_java_finds_its_home_and_writes_utf_8_and_its_channel_is_exact(node: Nod
     assert agent.log() == "UTF-8 /root ü console=false\n"
 
 
-@pytest.mark.skipif(shutil.which("javac") is None, reason="a JDK is not installed")
 def test_java_ends_on_sigterm(node: Node) -> None:
     node.root.mkdir()
     (node.root / "Agent.java").write_text(_JAVA)

@@ -275,6 +275,40 @@ def test_linked_container_reaches_its_sidecar_by_name_and_outlives_nothing(agent
     agent.end(second)
 
 
+def test_mounts_of_another_container_are_passed_on(agent: Agent) -> None:
+    cache = agent.workspace.parent / "cache"
+    cache.mkdir()
+    first = agent.inside("toolbox", "-v", f"{cache}:/cache")
+    agent.answer("exec", first, "sh", "-c", "echo of-first > file; echo cached > /cache/file")
+    # as withDockerContainer does it where it believes that the agent is the first container
+    ids, own = f"{os.getuid()}:{os.getgid()}", agent.workspace.parent / "own"
+    own.mkdir()
+    words = ["run", "-t", "-d", "-u", ids, "-w", str(agent.workspace), "-v", f"{own}:/cache", "--volumes-from", first, "toolbox", "cat"]
+    second = agent.answer(*words).strip()
+    assert agent.answer("exec", second, "sh", "-c", "cat file; ls /cache; echo x > more") == "of-first\n"
+    assert (agent.workspace / "more").stat().st_uid == os.getuid()
+    agent.end(second)
+    read_only = agent.answer(*[f"{first}:ro" if word == first else word for word in words]).strip()
+    assert agent.docker("exec", read_only, "sh", "-c", "echo x > again").code != 0
+    agent.end(read_only)
+    agent.end(first)
+
+
+def test_mounts_that_are_a_containers_alone_or_no_longer_the_agents_are_not_passed_on(agent: Agent) -> None:
+    place = agent.workspace.parent / "place"
+    place.mkdir()
+    first = agent.inside("toolbox", "-v", "kept:/named")
+    second = agent.inside("toolbox", "-v", f"{place}:/place")
+    assert "volume /named is one container's at a time" in agent.docker("run", "-d", "--volumes-from", first, "toolbox", "cat").err
+    place.rename(place.with_name("moved"))
+    place.symlink_to("/etc")
+    result = agent.docker("run", "-d", "--volumes-from", second, "toolbox", "cat")
+    assert (result.code, len(result.err.splitlines())) == (125, 1)
+    assert "the host's configuration" in result.err
+    agent.end(first)
+    agent.end(second)
+
+
 def test_published_port_leads_to_the_container_until_it_is_removed(agent: Agent) -> None:
     server = "while :; do busybox nc -l -p 7000 -e cat; done"
     container = agent.sh(f"docker run -d -p 7000 toolbox sh -c '{server}'").out.strip()
@@ -356,11 +390,17 @@ def test_run_in_the_foreground_passes_output_and_code(agent: Agent) -> None:
         (["run", "-d", "-v", "/usr/share:/x", "toolbox", "cat"], 125, "does not belong to the agent's account"),
         (["run", "-d", "--tmpfs", "/proc/self", "toolbox", "cat"], 125, "--tmpfs"),
         (["run", "-d", "--tmpfs", "/x:size=1m,rbind", "toolbox", "cat"], 125, "--tmpfs option 'rbind' is not served"),
-        (["run", "-d", "--volumes-from", "x", "toolbox", "cat"], 125, "--volumes-from is refused"),
+        (["run", "-d", "--volumes-from", "nobody", "toolbox", "cat"], 125, "no such container: nobody"),
+        (["run", "-d", "--volumes-from", "x:exec", "toolbox", "cat"], 125, "write CONTAINER[:ro]"),
         (["run", "-d", "--what", "toolbox", "cat"], 125, "option --what is not served"),
         (["run", "-d"], 125, "no image is named"),
         (["run", "-d", "toolbox", "no-such-program"], 127, "no-such-program: program not found"),
-        (["commit", "x"], 1, "docker commit is not served by dockless"),
+        *(
+            ([verb, "x", "y"], 1, f"docker {verb} is not served by dockless")
+            for verb in ("commit", "cp", "wait", "start", "create", "network")
+        ),
+        (["build", "-t", "x", "--secret", "id=missing", "."], 1, "secret 'id=missing' names no file or variable"),
+        (["build", "-t", "x", "--ssh", "default", "."], 1, "--ssh is refused"),
         (["-H", "tcp://other:2375", "ps"], 1, "-H is refused"),
         (["exec", "0123456789abcdef", "true"], 1, "no such container: 0123456789abcdef"),
         (["top", "nobody"], 1, "no such container: nobody"),

@@ -110,6 +110,20 @@ def test_dockerfile_agent_builds_its_own_image_and_runs_in_it(agent: Agent, regi
     agent.end(container)
 
 
+def test_secret_of_a_build_reaches_its_instruction_and_no_layer(agent: Agent, registry: Registry, entered: dict[str, str]) -> None:
+    (agent.workspace / "Dockerfile").write_text(
+        f"FROM {registry.host}/team/base:v1\n"
+        "RUN --mount=type=secret,id=file --mount=type=secret,id=TOKEN cat /run/secrets/file /run/secrets/TOKEN | tr a-z b-za > /made\n"
+    )
+    secret = agent.temporary / "secret"
+    secret.write_text("abc")
+    environ = {**entered, "TOKEN": "xyz"}
+    built = agent.sh(f"docker build -t team/secret:1 --secret id=file,src='{secret}' --secret id=TOKEN,env=TOKEN .", environ)
+    assert built.code == 0, built
+    assert "xyz" not in built.out
+    assert agent.answer("run", "--rm", "team/secret:1", "sh", "-c", "cat /made; ls /run/secrets 2>/dev/null; true") == "bcdyza"
+
+
 def test_failing_build_has_a_code_and_no_image(agent: Agent, registry: Registry, entered: dict[str, str]) -> None:
     (agent.workspace / "Dockerfile").write_text(f"FROM {registry.host}/team/base:v1\nRUN exit 9\n")
     assert agent.docker("build", "-t", "team/bad:1", ".", env=entered).code != 0

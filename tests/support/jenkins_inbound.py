@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BufferedIOBase
 from socketserver import BaseRequestHandler, ThreadingTCPServer
 from typing import IO, Protocol
 
@@ -63,7 +64,7 @@ class Connection:
 class _WebSocket:
     """The server's end of a WebSocket (RFC 6455, 5.2)."""
 
-    def __init__(self, reader: IO[bytes], connection: socket.socket) -> None:
+    def __init__(self, reader: BufferedIOBase, connection: socket.socket) -> None:
         self._reader, self._socket = reader, connection
 
     def send(self, data: bytes, *, kind: int = _BINARY) -> None:

@@ -8,7 +8,7 @@ from runner import config
 from runner.cli import build as cli
 from runner.errors import InfraError, UserError
 from runner.image import auth, reference
-from runner.job import build, push
+from runner.job import build, build_secrets, push
 from runner.job.surroundings import Surroundings
 from runner.kernel import process
 from runner.layout import open_store
@@ -81,19 +81,20 @@ def test_missing_program_is_told_with_the_command_that_installs_it(
 
 
 @pytest.mark.parametrize(
-    ("text", "name"), [("id=a,src={file}", "a"), ("source={file},id=a,type=file", "a"), ("id=npm_token.x,env=TOKEN", "npm_token.x")]
+    ("text", "name"),
+    [("id=a,src={file}", "a"), ("source={file},id=a,type=file", "a"), ("id=npm_token.x,env=TOKEN", "npm_token.x"), ("id=TOKEN", "TOKEN")],
 )
 def test_secret_is_read_from_a_file_or_a_variable(tmp_path: Path, text: str, name: str) -> None:
     (tmp_path / "file").write_bytes(SECRET)
-    assert cli.secret(text.format(file=tmp_path / "file"), {"TOKEN": "geheim"}) == (name, SECRET)
+    assert build_secrets.read(text.format(file=tmp_path / "file"), {"TOKEN": "geheim"}) == (name, SECRET)
 
 
 @pytest.mark.parametrize(
-    "text", ["", "a", "src=b", "id=,src=b", "id=a/../b,src=c", "id=a,env=MISSING", "id=a,src=b,env=TOKEN", "id=a,target=/x,src=b"]
+    "text", ["", "a", "src=b", "id=,src=b", "id=a/../b,src=c", "id=a,env=MISSING", "id=a", "id=a,src=b,env=TOKEN", "id=a,target=/x,src=b"]
 )
 def test_odd_secret_is_refused(text: str) -> None:
     with pytest.raises(UserError):
-        cli.secret(text, {"TOKEN": "geheim"})
+        build_secrets.read(text, {"TOKEN": "geheim"})
 
 
 def test_build_argument_without_a_value_is_the_callers_variable() -> None:

@@ -8,7 +8,7 @@ from runner.adapters.jenkins.options import Grammar
 from runner.image import auth
 from runner.image import images as stored
 from runner.image.platforms import host
-from runner.job import build
+from runner.job import build, build_secrets
 from runner.sandbox.engine_files import Login
 
 TYPE_CHECKING = False
@@ -19,11 +19,10 @@ if TYPE_CHECKING:
 
 _GRAMMAR = Grammar(
     "build",
-    "-t= --tag= -f= --file= --build-arg= --target= --no-cache --pull --label= --platform= --network= -q --quiet "
+    "-t= --tag= -f= --file= --build-arg= --target= --no-cache --pull --label= --platform= --network= --secret= -q --quiet "
     # what makes no difference here
     "--rm --force-rm --load --progress= --cache-from= --provenance= --sbom= --compress",
     {
-        "--secret": "secrets of a build are given by `dockless build --secret`",
         "--ssh": "no key of the agent is shown to a build",
         "--privileged": "no build is the machine's root",
         "--output": "an image is the only result",
@@ -53,6 +52,7 @@ def main(arguments: Sequence[str], shim: Shim) -> int:
         file=parsed.last("file"),
         build_args=tuple(pair for text in parsed.every("build-arg") if (pair := _argument(text, shim))),
         target=parsed.last("target"),
+        secrets=tuple(_secret(text, shim) for text in parsed.every("secret")),
         no_cache=parsed.has("no-cache"),
         pull=parsed.has("pull"),
         build_user=shim.build_user,
@@ -80,3 +80,11 @@ def _argument(text: str, shim: Shim) -> tuple[str, str] | None:
     if has_value:
         return name, value
     return (name, shim.environ[name]) if name in shim.environ else None
+
+
+def _secret(text: str, shim: Shim) -> tuple[str, bytes]:
+    try:
+        return build_secrets.read(text, shim.environ)
+    except errors.UserError as e:
+        e.message, e.hint = f"docker build: {e.message}", ""  # one line is what a log has room for
+        raise

@@ -31,11 +31,10 @@ GRAMMAR = Grammar(
     "-e= --env= --env-file= --entrypoint= --network= --net= --name= --cpus= -m= --memory= --pids-limit= --shm-size= --tmpfs= "
     "--group-add= --ulimit= --add-host= --dns= -h= --hostname= -l= --label= --pull= --platform= --cap-drop= --cap-add= "
     "--security-opt= --stop-signal= --pid= --ipc= --uts= --userns= --cgroupns= --stop-timeout= --restart= -q --quiet "
-    "--link= -p= --publish= -P --publish-all",
+    "--link= -p= --publish= -P --publish-all --volumes-from=",
     {
         "--privileged": "a privileged container would be the machine itself; jobs that want Docker get an API of their own from dockless",
         "--device": "devices of this machine are not for containers",
-        "--volumes-from": "mounts of another container are not passed on; mount the workspace by its path",
         "--gpus": "devices of this machine are not for containers",
         "--cgroup-parent": _HOST,
     },
@@ -69,7 +68,7 @@ def make(parsed: Parsed, shim: Shim, *, container_id: str) -> Plan:
     """Return what a command line means. UserError for what is refused."""
     _refuse_host(parsed)
     image, command = parsed.words[0], parsed.words[1:]
-    volumes = mounts.parse((*parsed.every("volume"), *_bind_mounts(parsed.every("mount"))), shim.around, cwd=os.getcwd(), roots=shim.roots)
+    volumes = _volumes(parsed, shim)
     user = parsed.last("user")
     hostname = parsed.last("hostname") or containers.short(container_id)
     terminal, interactive = parsed.has("tty"), parsed.has("interactive")
@@ -108,6 +107,33 @@ def make(parsed: Parsed, shim: Shim, *, container_id: str) -> Plan:
         ports=tuple(_port(text) for text in parsed.every("publish")),
         publishes_all=parsed.has("publish-all"),
     )
+
+
+def _volumes(parsed: Parsed, shim: Shim) -> tuple[VolumeSpec, ...]:
+    """Return the mounts of a container: its own ones, and at other places those of --volumes-from."""
+    texts = (*parsed.every("volume"), *_bind_mounts(parsed.every("mount")))
+    found = mounts.parse(texts, shim.around, cwd=os.getcwd(), roots=shim.roots)
+    for text in parsed.every("volumes-from"):
+        # judged as if they were named here: what may be shown may have changed since
+        passed_on = mounts.parse(_passed_on(text, shim), shim.around, cwd=os.getcwd(), roots=shim.roots)
+        found += tuple(volume for volume in passed_on if volume.target not in {own.target for own in found})
+    return found
+
+
+def _passed_on(text: str, shim: Shim) -> list[str]:
+    """Return the mounts of a container, CONTAINER[:ro|rw], as -v has them."""
+    name, _, mode = text.partition(":")
+    if mode not in ("", "ro", "rw"):
+        raise errors.UserError(f"docker run: --volumes-from {text[:80]} is not served by dockless: write CONTAINER[:ro]")
+    found = []
+    for source, target, read_only in containers.get(shim.around, name).record.mounts:
+        if not source.startswith("/"):
+            raise errors.UserError(
+                f"docker run: --volumes-from {name[:80]} is refused: its volume {target} is one container's at a time, "
+                "directories of the agent are passed on"
+            )
+        found.append(f"{source}:{target}:{'ro' if read_only or mode == 'ro' else 'rw'}")
+    return found
 
 
 def shared_ids(user: str, volumes: tuple[VolumeSpec, ...], shim: Shim) -> tuple[int, int] | None:

@@ -155,17 +155,6 @@ def test_cookie_kill_ends_all(node: Node) -> None:
     assert agent.marked() == []
 
 
-@pytest.mark.parametrize("after_s", [0.0, 0.03, 0.06, 0.1, 0.15, 0.25])
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_wrapper_that_is_killed_while_it_starts_leaves_no_process(node: Node, number: signal.Signals, after_s: float) -> None:
-    agent = node.start(_ECHO)
-    time.sleep(after_s)
-    agent.process.send_signal(number)
-    agent.wait()
-    assert wait_until(lambda: processes_of(node.engine.state) == [])
-    node.engine.run("gc")
-
-
 def test_wrapper_that_is_killed_takes_the_agent_along_and_the_next_start_works(node: Node) -> None:
     agent = node.start(f"printf '{_PREAMBLE}'; setsid sleep 1000 & exec sleep 1000")
     agent.handshake()

@@ -88,7 +88,8 @@ def test_second_inbound_agent_of_a_name_takes_over(node: Node, controller: Inbou
 
 
 def test_images_own_entrypoint_is_told_what_the_environment_says(node: Node, controller: Inbound, tmp_path: Path) -> None:
-    entry = b'#!/bin/sh\necho "$JENKINS_URL|$JENKINS_AGENT_NAME|$JENKINS_SECRET|$JENKINS_WEB_SOCKET"; wc -c < /usr/share/jenkins/agent.jar; pwd\n'
+    words_of = b'echo "$JENKINS_URL|$JENKINS_AGENT_NAME|$JENKINS_SECRET|$JENKINS_WEB_SOCKET"'
+    entry = b"#!/bin/sh\n%s; wc -c < /usr/share/jenkins/agent.jar; pwd\n" % words_of
     layer = [images.file("usr/local/bin/jenkins-agent", entry, mode=0o755)]
     image = images.build_image(
         [images.busybox_layer(), layer], {"Entrypoint": ["/usr/local/bin/jenkins-agent"], "Env": [f"PATH={images.PATH}"]}

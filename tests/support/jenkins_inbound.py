@@ -1,7 +1,7 @@
 """A Jenkins controller to which agents connect by themselves, over a WebSocket or TCP, as far as the outside of the channel goes.
 
-What remoting's Engine says before the channel begins: a name, a secret, and with TCP the protocol; what a channel then carries are bytes, of
-which the TLS of JNLP4-connect is none of a container's business.
+What remoting's Engine says before the channel begins: a name, a secret, and with TCP the protocol. A channel then carries bytes; the TLS
+of JNLP4-connect is left out, since a container would not see through it.
 """
 
 import base64

@@ -67,9 +67,7 @@ def run(state: JobState, request: Request, *, make: Callable[[], None] = lambda:
         raise
 
 
-def _run(
-    state: JobState, request: Request, cgroup: _Cgroup, make: Callable[[], None], keeper_fd: int, *, began: float
-) -> Outcome:
+def _run(state: JobState, request: Request, cgroup: _Cgroup, make: Callable[[], None], keeper_fd: int, *, began: float) -> Outcome:
     """Run a step in the job that this process is in now."""
     container = state.container(request.container)
     _check_uplink(container)

@@ -29,7 +29,8 @@ class Live:
         root = engine.home.parent
         assert gitlab_runner.BINARY, "there is no gitlab-runner on PATH"
         binary = gitlab_runner.BINARY
-        engine.config.write_text(json.dumps({"state_dir": str(engine.state), "gitlab": {"runner_binary": os.path.realpath(binary)}}))
+        settings = {"state_dir": str(engine.state), "gitlab": {"runner_binary": os.path.realpath(binary)}, **gitlab_runner.REACHABLE}
+        engine.config.write_text(json.dumps(settings))
         program = gitlab_runner.install(root / "bin")
         printed = snippet.text(str(program), config=str(engine.config))
         self._config = root / "config.toml"

@@ -127,7 +127,7 @@ _TOLD = [
 @pytest.mark.parametrize("turn", [0, len(_TOLD)])
 def test_variables_of_a_job_name_no_path_and_run_nothing(gitlab: GitLab, probe: Path, turn: int) -> None:
     evil = {name: _TRICKS[(turn + number) % len(_TRICKS)].format(probe=probe) for number, name in enumerate(_TOLD)}
-    result = gitlab.play(job([f'printf "{name}=%s.\\n" "${name}"' for name in evil], variables=evil))
+    result = gitlab.play(job([f'printf "{name}=%s.\\n" "${name}"' for name in evil], variables={**evil, "N" * 4096: "long"}))
     log = result.log.decode(errors="replace").replace("\r\n", "\n")
     assert result.status == "success", log[-2000:]
     assert [name for name, value in evil.items() if f"{name}={value}." not in log] == []

@@ -1,11 +1,11 @@
 """Finding and reading the configuration: YAML -> config.Settings, every problem named with its key and a hint."""
 
-import difflib
 import ipaddress
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 from runner import config, config_yaml, globs, model, quantities, registry_name
+from runner.config_table import Table, shown
 from runner.errors import UserError
 from runner.kernel import files
 
@@ -20,17 +20,7 @@ _RESERVED_NETWORKS = (  # IANA's IPv4 special-purpose address registry
     ("224.0.0.0/4", "multicast"),
     ("240.0.0.0/4", "reserved"),
 )
-_TYPES = {  # what a value has to be -> how that is written
-    "a text": "put it in quotes",
-    "true or false": "write true or false, without quotes",
-    "a whole number": "write digits only, without quotes",
-    "a size or number": "write it as 512m or 1.5",
-    "a list": "begin each entry with a hyphen",
-    "a list of texts": "write it as [one, two]",
-    "a table of keys": "write its keys below it, each as KEY: VALUE and indented",
-}
 _LEAST_BYTES = 64 * 1024  # less than that was meant as gigabytes
-_T = TypeVar("_T")
 
 
 def load(path: str) -> config.Settings:
@@ -46,7 +36,7 @@ def load(path: str) -> config.Settings:
 
 def parse(value: Any, where: str) -> config.Settings:
     """Turn a decoded document into Settings; `where` is named in errors. An empty document is the defaults."""
-    top = _Table({} if value is None else value, where)
+    top = Table({} if value is None else value, where)
     images, network, gitlab, github = top.table("images"), top.table("network"), top.table("gitlab"), top.table("github")
     limits = top.table("limits")
     settings = config.Settings(
@@ -95,7 +85,7 @@ def _check_repositories(pattern: str, where: str) -> None:
         raise UserError(f"{where} has another spelling of its registry", f"write {registry_name.fold(host)}/{name}")
 
 
-def _trust(table: "_Table") -> config.Trust:
+def _trust(table: Table) -> config.Trust:
     """Read a rule about images. A pattern that can match nothing is refused: one that denies would deny nothing."""
     patterns = table.texts("images")
     rule, keys = table.choice("rule", ("", *_TRUST_RULES)), table.texts("keys")
@@ -104,17 +94,17 @@ def _trust(table: "_Table") -> config.Trust:
         missing = "rule" if patterns else "images"
         raise UserError(f"configuration {table.where}{missing} is missing", f"write images and a rule: {', '.join(_TRUST_RULES)}")
     for pattern in patterns:
-        _check_repositories(pattern, f"configuration {table.where}images: {_shown(pattern)}")
+        _check_repositories(pattern, f"configuration {table.where}images: {shown(pattern)}")
     for key in keys:
         if not key.startswith("/") or not key.isprintable():
-            raise UserError(f"configuration {table.where}keys: {_shown(key)} is not an absolute path", "begin it with a slash")
+            raise UserError(f"configuration {table.where}keys: {shown(key)} is not an absolute path", "begin it with a slash")
     if bool(keys) != (rule == "signed"):
         wrong = "keys is missing" if rule == "signed" else f"keys: the rule {rule} has none"
         raise UserError(f"configuration {table.where}{wrong}", "the rule signed needs public keys of cosign, and no other has any")
     return config.Trust(patterns, rule, keys)
 
 
-def _gitlab(table: "_Table") -> config.GitLab:
+def _gitlab(table: Table) -> config.GitLab:
     default = config.GitLab()
     return config.GitLab(
         trust_domain=table.choice("trust_domain", ("project", "namespace", "runner")),
@@ -136,21 +126,21 @@ def _gitlab(table: "_Table") -> config.GitLab:
     )
 
 
-def _extra_hosts(table: "_Table") -> tuple[str, ...]:
+def _extra_hosts(table: Table) -> tuple[str, ...]:
     entries = table.texts("extra_hosts")
     for entry in entries:
         name, _, address = entry.partition(":")
         if not name or not name.replace("-", "").replace(".", "").replace("_", "").isalnum() or not name.isascii():
-            raise UserError(f"configuration {table.where}extra_hosts: {_shown(entry)} begins with no host name", "write NAME:IP")
+            raise UserError(f"configuration {table.where}extra_hosts: {shown(entry)} begins with no host name", "write NAME:IP")
         _address(table, "extra_hosts", address)
     return entries
 
 
-def _subnet(table: "_Table") -> str:
+def _subnet(table: Table) -> str:
     """Return the subnet of jobs in its canonical form; sandbox.network divides it."""
     default = config.Network().subnet
     text = table.text("subnet", default)
-    where = f"configuration {table.where}subnet: {_shown(text)}"
+    where = f"configuration {table.where}subnet: {shown(text)}"
     try:
         subnet = ipaddress.ip_network(text, strict=False)
     except ValueError as e:
@@ -166,18 +156,18 @@ def _subnet(table: "_Table") -> str:
     return str(subnet)
 
 
-def _mtu(table: "_Table") -> int:
+def _mtu(table: Table) -> int:
     mtu = table.integer("mtu", 0, low=0, high=65521)
     if 0 < mtu < 576:  # the least that IPv4 may rely on
         raise UserError(f"configuration {table.where}mtu: {mtu} is out of range", "it is 0, or between 576 and 65521")
     return mtu
 
 
-def _dns(table: "_Table") -> tuple[str, ...]:
+def _dns(table: Table) -> tuple[str, ...]:
     return tuple(_address(table, "dns", server) for server in table.texts("dns"))
 
 
-def _egress(network: "_Table") -> config.Egress:
+def _egress(network: Table) -> config.Egress:
     table = network.table("egress", short="policy")
     servers = tuple(f"{server}/32:53" for server in _dns(network) if ":" not in server)  # whoever names them wants them to be reached
     allow, deny = (tuple(_destination(text, f"{table.where}{key}") for text in table.texts(key)) for key in ("allow", "deny"))
@@ -189,7 +179,7 @@ def _egress(network: "_Table") -> config.Egress:
 def _destination(text: str, place: str) -> str:
     """Return a destination of packets in its canonical form, which sandbox.egress reads: NETWORK/LENGTH, NAME or host, and ports."""
     host, colon, ports = text.lower().partition(":")
-    where = f"configuration {place}: {_shown(text)}"
+    where = f"configuration {place}: {shown(text)}"
     if ":" in ports:
         raise UserError(f"{where} is IPv6, which jobs do not have", "leave it out")
     numbers = [int(port) if port.isascii() and port.isdigit() and len(port) < 6 else 0 for port in ports.split("-")]
@@ -205,20 +195,14 @@ def _destination(text: str, place: str) -> str:
     return f"{host}:{'-'.join(map(str, dict.fromkeys(numbers)))}" if colon else host
 
 
-def _address(table: "_Table", key: str, text: str) -> str:
+def _address(table: Table, key: str, text: str) -> str:
     try:
         return str(ipaddress.ip_address(text))
     except ValueError as e:
-        raise UserError(f"configuration {table.where}{key}: {_shown(text)} is no IP address", "write one such as 192.0.2.1") from e
+        raise UserError(f"configuration {table.where}{key}: {shown(text)} is no IP address", "write one such as 192.0.2.1") from e
 
 
-def _shown(value: Any) -> str:
-    """Return a value as it may stand in a message."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:79]}…"
-
-
-def _service(table: "_Table") -> config.ServiceSettings:
+def _service(table: Table) -> config.ServiceSettings:
     environment = table.mapping("environment")
     service = config.ServiceSettings(
         name=table.text("name", ""),
@@ -233,13 +217,13 @@ def _service(table: "_Table") -> config.ServiceSettings:
     return service
 
 
-def _variable(table: "_Table", key: str, value: Any) -> str:
+def _variable(table: Table, key: str, value: Any) -> str:
     if not isinstance(value, (str, int, float)) or isinstance(value, bool):
-        raise UserError(f"configuration {table.where}environment.{key}: {_shown(value)} is not a text", "put it in quotes")
+        raise UserError(f"configuration {table.where}environment.{key}: {shown(value)} is not a text", "put it in quotes")
     return str(value)
 
 
-def _registries(table: "_Table") -> tuple[tuple[str, config.Registry], ...]:
+def _registries(table: Table) -> tuple[tuple[str, config.Registry], ...]:
     found: dict[str, config.Registry] = {}
     for written in table.names():
         name = _normalised(registry_name.of_setting, written, table.place())
@@ -264,7 +248,7 @@ def _normalised(function: Callable[[str], str], text: str, place: str) -> str:
         raise UserError(f"configuration {place}: {e.message}", e.hint) from e
 
 
-def _limits(table: "_Table") -> model.Limits:
+def _limits(table: Table) -> model.Limits:
     return model.Limits(
         memory=table.convert("memory", quantities.parse_size, 0),
         cpus=table.convert("cpus", quantities.parse_cpus, 0.0),
@@ -272,13 +256,13 @@ def _limits(table: "_Table") -> model.Limits:
     )
 
 
-def _service_limits(table: "_Table") -> model.Limits:
+def _service_limits(table: Table) -> model.Limits:
     found = _limits(table)
     table.refuse_unknown()
     return found
 
 
-def _disk(table: "_Table") -> config.Disk:
+def _disk(table: Table) -> config.Disk:
     default = config.Disk()
     found = config.Disk(
         disk=table.convert("disk", _bound(quantities.parse_size), default.disk),
@@ -303,7 +287,7 @@ def _age(text: str) -> int:
     return quantities.parse_duration(text)
 
 
-def _gc(table: "_Table") -> config.Gc:
+def _gc(table: Table) -> config.Gc:
     default = config.Gc()
     found = config.Gc(
         high=table.integer("high", default.high, low=0, high=100),
@@ -319,139 +303,33 @@ def _gc(table: "_Table") -> config.Gc:
     return found
 
 
-def _docker(table: "_Table") -> config.Docker:
+def _docker(table: Table) -> config.Docker:
     found = config.Docker(mode=table.choice("mode", _DOCKER_MODES), engine=table.choice("engine", ("auto", "podman", "dockerd")))
     table.refuse_unknown()
     return found
 
 
-def _security(table: "_Table") -> config.Security:
+def _security(table: Table) -> config.Security:
     found = config.Security(open=table.texts("open"), core_dumps=table.flag("core_dumps"))
     table.refuse_unknown()
     for group in found.open:
         if group not in _CLOSED_CALLS:
-            raise UserError(f"configuration {table.where}open: {_shown(group)} is not known", f"choose among {', '.join(_CLOSED_CALLS)}")
+            raise UserError(f"configuration {table.where}open: {shown(group)} is not known", f"choose among {', '.join(_CLOSED_CALLS)}")
     return found
 
 
-def _policies(table: "_Table", key: str) -> tuple[str, ...]:
+def _policies(table: Table, key: str) -> tuple[str, ...]:
     policies = table.texts(key)
     for policy in policies:
         if policy not in _POLICIES:
-            raise UserError(f"configuration {table.where}{key}: {_shown(policy)} is no pull policy", f"there are {', '.join(_POLICIES)}")
+            raise UserError(f"configuration {table.where}{key}: {shown(policy)} is no pull policy", f"there are {', '.join(_POLICIES)}")
     return policies
 
 
-def _absolute(table: "_Table", key: str) -> str:
+def _absolute(table: Table, key: str) -> str:
     path = table.text(key, "")
     if path and (not path.startswith("/") or not path.isprintable()):
-        raise UserError(f"configuration {table.where}{key}: {_shown(path)} is not an absolute path", "begin it with a slash")
+        raise UserError(f"configuration {table.where}{key}: {shown(path)} is not an absolute path", "begin it with a slash")
     if path and not path.strip("/"):
         raise UserError(f"configuration {table.where}{key}: it cannot be the root directory", "name a directory in it")
     return path.rstrip("/")
-
-
-class _Table:
-    """One mapping of the document, which knows its place and which keys were asked for."""
-
-    def __init__(self, value: Any, file: str, prefix: str = "") -> None:
-        self.where = f"{file}: {prefix}"
-        self._file, self._prefix = file, prefix
-        if not isinstance(value, dict):
-            name = prefix.rstrip(".") or "the document"
-            raise UserError(f"configuration {file}: {name} is not a table of keys", _TYPES["a table of keys"])
-        self._value: dict[str, Any] = {str(key): item for key, item in value.items()}
-        self._known: list[str] = []
-
-    def place(self) -> str:
-        """Return the file and the key of the table itself."""
-        return self.where.removesuffix(".")
-
-    def _get(self, key: str, kinds: tuple[type, ...], default: _T, expected: str) -> Any | _T:
-        self._known.append(key)
-        value = self._value.get(key)
-        if value is None:
-            return default
-        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-            raise UserError(f"configuration {self.where}{key}: {_shown(value)} is not {expected}", _TYPES[expected])
-        return value
-
-    def text(self, key: str, default: str) -> str:
-        """Return a string."""
-        return str(self._get(key, (str, int), default, "a text"))
-
-    def word(self, key: str, default: str) -> str:
-        """Return a string that has to say something."""
-        text = self.text(key, default)
-        if not text.strip():
-            raise UserError(f"configuration {self.where}{key}: it is empty", f"leave it out for {default}")
-        return text
-
-    def flag(self, key: str) -> bool:
-        """Return a boolean, False when absent."""
-        return bool(self._get(key, (bool,), False, "true or false"))
-
-    def integer(self, key: str, default: int, *, low: int, high: int) -> int:
-        """Return an integer between the bounds."""
-        value = int(self._get(key, (int,), default, "a whole number"))
-        if not low <= value <= high:
-            raise UserError(f"configuration {self.where}{key}: {value} is out of range", f"it is between {low} and {high}")
-        return value
-
-    def choice(self, key: str, choices: tuple[str, ...]) -> str:
-        """Return one of the choices, the first when absent."""
-        # a bare `off` is a boolean in YAML 1.1
-        value = "off" if self._value.get(key) is False and "off" in choices else self.text(key, choices[0])
-        self._known.append(key)
-        if value not in choices:
-            raise UserError(f"configuration {self.where}{key}: {_shown(value)} is not known", f"choose one of {', '.join(choices)}")
-        return value
-
-    def texts(self, key: str, default: tuple[str, ...] = ()) -> tuple[str, ...]:
-        """Return a list of strings; a single string is a list of one."""
-        value: Any = self._get(key, (list, str), list(default), "a list of texts")
-        items: list[Any] = [value] if isinstance(value, str) else value
-        for item in items:
-            if not isinstance(item, (str, int)) or isinstance(item, bool):
-                raise UserError(f"configuration {self.where}{key}: {_shown(item)} is not a text", "put it in quotes")
-        return tuple(str(item) for item in items)
-
-    def convert(self, key: str, function: Callable[[str], _T], default: _T) -> _T:
-        """Return a value that `function` understands."""
-        value = self._get(key, (str, int, float), None, "a size or number")
-        if value is None:
-            return default
-        try:
-            return function(str(value))
-        except ValueError as e:
-            raise UserError(f"configuration {self.where}{key}: {_shown(value)} cannot be used", str(e)) from e
-
-    def mapping(self, key: str) -> dict[str, Any]:
-        """Return a table whose keys are free."""
-        value: dict[Any, Any] = self._get(key, (dict,), {}, "a table of keys")
-        return {str(name): item for name, item in value.items()}
-
-    def table(self, key: str, *, short: str = "") -> "_Table":
-        """Return a nested table, empty when absent. A single word in its place is the value of its key `short`."""
-        if short and isinstance(self._value.get(key), (str, bool)):
-            self._known.append(key)
-            return _Table({short: self._value[key]}, self._file, f"{self._prefix}{key}.")
-        return _Table(self._get(key, (dict,), {}, "a table of keys"), self._file, f"{self._prefix}{key}.")
-
-    def tables(self, key: str) -> "list[_Table]":
-        """Return a list of tables."""
-        items: list[Any] = self._get(key, (list,), [], "a list")
-        return [_Table(item, self._file, f"{self._prefix}{key}[{number}].") for number, item in enumerate(items)]
-
-    def names(self) -> list[str]:
-        """Return the keys of a table whose keys are free."""
-        return list(self._value)
-
-    def refuse_unknown(self) -> None:
-        """Raise UserError for a key that nobody asked for, with the nearest one that exists."""
-        for key in self._value:
-            if key not in self._known:
-                near = difflib.get_close_matches(key, self._known, 1)
-                hint = f"did you mean {self._prefix}{near[0]}?" if near else f"known keys: {', '.join(sorted(self._known))}"
-                shown = key if key.isprintable() and len(key) <= 80 else _shown(key)
-                raise UserError(f"configuration {self._file}: {self._prefix}{shown} is not a setting", hint)

@@ -57,7 +57,7 @@ def test_log_of_a_service_ends_where_it_has_to_and_the_service_goes_on(gitlab: G
         assert path.read_bytes() == kept
 
 
-@attack(39, without("runner/job/detached.py", "adjustments, current.disk.log))", "adjustments, 0))"))
+@attack(39, without("runner/job/detached.py", "log_fd, current.disk.log, procs", "log_fd, 0, procs"))
 def test_log_of_a_container_of_the_docker_command_ends_where_it_has_to(engine: Engine) -> None:
     engine.config.write_text("limits: {log: 64k}\n")
     container = engine.run(

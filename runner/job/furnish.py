@@ -230,6 +230,8 @@ def _volumes(container: Container) -> list[Volume]:
         place = f"{bundle(container.asked.name)}/m{number}"
         # what is not ours to make is the host's, by its real path; a job may be renaming directories on the way there right now
         rootfs.bind(volume.source, place, read_only=volume.read_only, strictly=volume.source not in container.made_volumes)
+        if volume.read_only and container.asked.nested:
+            rootfs.lock(place)  # its root may mount, and could take back what it was given to read
         bound.append(Volume(place, volume.target, volume.read_only))
     return bound
 

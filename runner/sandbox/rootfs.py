@@ -10,7 +10,7 @@ import os
 import stat
 
 from runner import errors
-from runner.kernel import syscalls
+from runner.kernel import process, syscalls
 from runner.record import NamedTuple
 
 TYPE_CHECKING = False
@@ -136,6 +136,34 @@ def bind(source: str, target: str, *, read_only: bool, strictly: bool = False) -
     except PermissionError:
         # the host's own mount has locked flags (noexec, noatime, …) that a user namespace must repeat
         syscalls.mount("none", target, "", syscalls.MS_REMOUNT | syscalls.MS_BIND | flags | _locked_flags(target))
+
+
+def lock(target: str) -> None:
+    """Make the flags of a mount final, also for a container that may mount: read-only, it can never be made writable again.
+
+    What a user namespace got from another one is locked (mount_namespaces(7)), and so is a copy of it that comes back. Raises OSError.
+    """
+    import socket  # only containers of engines are locked, and others need not wait for it
+
+    ours, theirs = socket.socketpair()
+
+    def copy() -> None:
+        syscalls.unshare(syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWNS)
+        tree = syscalls.open_tree(os.open(target, os.O_PATH | os.O_CLOEXEC), syscalls.OPEN_TREE_CLONE | syscalls.AT_RECURSIVE)
+        socket.send_fds(theirs, [b"."], [tree])
+
+    with ours, theirs:
+        process.fork_call(copy)
+        tree = socket.recv_fds(ours, 1, 1)[1][0]
+    try:
+        syscalls.umount2(target, syscalls.MNT_DETACH)
+        place = os.open(target, os.O_PATH | os.O_CLOEXEC)
+        try:
+            syscalls.move_mount(tree, place)
+        finally:
+            os.close(place)
+    finally:
+        os.close(tree)
 
 
 def _make_target(target: str, *, directory: bool) -> None:

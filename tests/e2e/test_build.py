@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from tests.support import images
+from tests.support.defences import attack, without
 from tests.support.engine import Engine, Result, processes_of, wait_until
 from tests.support.gitlab_runner import REACHABLE, outward_address
 from tests.support.images import build_image, busybox_layer, directory, file
@@ -180,6 +181,14 @@ def _read_until(word: str, running: "subprocess.Popen[str]") -> str:
 SECRET = b"ksjdhf7863jkhsdf-" + os.urandom(8).hex().encode()
 
 
+@attack(
+    46,
+    without(
+        "runner/job/build.py",
+        'f"--secret=id={name},src={_SECRETS}/{number}" for number, (name, _) in',
+        'f"--build-arg={name}={value!r}" for _, (name, value) in',
+    ),
+)
 def test_secret_is_seen_by_its_instruction_and_nowhere_else(builder: Builder, tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_bytes(SECRET)
@@ -222,6 +231,7 @@ def _readable_files(top: Path) -> list[Path]:
     return [path for path in found if path.is_file() and not path.is_symlink() and os.access(path, os.R_OK)]
 
 
+@attack(46, without("runner/job/assembly.py", 'wish.source, current.slot)\n    return ""', 'wish.source, 0)\n    return ""'))
 def test_two_builds_at_once_have_storage_of_their_own(builder: Builder) -> None:
     wait = "until [ -e /context/$OTHER ]; do sleep 0.1; done"
     builder.write(f"FROM BASE\nARG OTHER\nRUN --mount=type=bind,target=/context {wait}; echo $OTHER > /word\n")

@@ -80,7 +80,6 @@ LOWER = [
 ]
 
 
-@attack(3, without(BELOW, WAY_BELOW, ANYWHERE))
 @pytest.mark.parametrize("lower", LOWER, ids=["absolute", "upwards", "chained", "proc"])
 @pytest.mark.parametrize(
     "upper",

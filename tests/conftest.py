@@ -11,11 +11,9 @@ from hypothesis import settings
 from runner.kernel import accounts, files, userns
 from runner.sandbox import build_users
 
-# root's tests of a whole machine: only in the guest of ./dev vm, which does not read this file
-collect_ignore = ["vm"]
-# programs that no registry of packages has: only where ./dev live asks for them, so that nothing is skipped elsewhere
-if "DOCKLESS_LIVE" not in os.environ:
-    collect_ignore.append("live")
+# not found unless they are named: root's tests of a whole machine, which run in the guest of ./dev vm, and those of ./dev live, for programs
+# that a machine need not have; so nothing is skipped elsewhere
+collect_ignore = ["vm", "live"]
 
 pytest_plugins = ["tests.support.fixtures"]
 

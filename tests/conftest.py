@@ -11,8 +11,8 @@ from hypothesis import settings
 from runner.kernel import accounts, files, userns
 from runner.sandbox import build_users
 
-# not found unless they are named: root's tests of a whole machine, which run in the guest of ./dev vm, and those of ./dev live, for programs
-# that a machine need not have; so nothing is skipped elsewhere
+# not found unless they are named: root's tests of a whole machine, which run in the guest of ./dev vm, and those of ./dev live, for
+# programs that a machine need not have; so nothing is skipped elsewhere
 collect_ignore = ["vm", "live"]
 
 pytest_plugins = ["tests.support.fixtures"]

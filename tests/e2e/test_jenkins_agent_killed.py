@@ -3,6 +3,7 @@
 Each way to end it is tried at points at even distances over its system calls; DOCKLESS_KILL_POINTS says at how many.
 """
 
+import json
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -14,7 +15,9 @@ import pytest
 from tests.e2e.test_jenkins_agent import _ECHO, Node
 from tests.support import halting
 from tests.support.engine import Engine, processes_of, wait_until
+from tests.support.images import build_image, busybox_layer
 from tests.support.jenkins_controller import Controller
+from tests.support.registries import Answer, LyingRegistry, Request
 
 POINTS = int(os.environ.get("DOCKLESS_KILL_POINTS", "8"))
 
@@ -124,3 +127,24 @@ def test_start_takes_over_from_one_that_is_at_any_point(sweep: Sweep) -> None:
         second.stdin.close()
         assert second.wait() == 0, (point, second.log())
         assert wait_until(lambda: sweep.node.engine.leftovers() == [], 20), point
+
+
+@pytest.mark.parametrize("is_asked", [True, False])
+def test_agent_that_waits_for_its_image_ends_when_it_is_asked_and_when_another_one_starts(node: Node, is_asked: bool) -> None:
+    registry, image = LyingRegistry(), build_image([busybox_layer()])
+    registry.add(image, "team/app", "v1")
+
+    def stall(request: Request, answer: Answer) -> Answer | None:
+        return answer._replace(delay_s=60.0) if image.layer_digests[0] in request.path else None
+
+    registry.lie = stall
+    with registry.running() as (host, asked):
+        node.engine.config.write_text(json.dumps({"registries": {host: {"plain_http": True}}}))
+        first = node.start(_ECHO, "--image", f"{host}/team/app:v1")
+        assert wait_until(lambda: any("/blobs/" in request.path for request in asked), 30), first.log()
+        if is_asked:
+            first.process.terminate()
+        else:
+            _works(node)
+        assert first.wait() == 143
+    assert wait_until(lambda: node.engine.leftovers() == [], 20)

@@ -106,6 +106,9 @@ _PUSH = {
 }
 
 
+_OPENED = {"security": {"open": ["mount", "userns"]}}  # buildah makes containers of its own
+
+
 _SUITES = """
 test-matrix:
   before_script:
@@ -124,7 +127,7 @@ def coordinator() -> Coordinator:
 @pytest.fixture
 def url(coordinator: Coordinator, gitlab: GitLab, tmp_path: Path) -> Iterator[str]:
     """The URL of a GitLab that takes artifacts, which the runner's helper can upload."""
-    gitlab.configure(gitlab={"runner_binary": artifact_client.install(str(tmp_path / "helper"))}, **REACHABLE)
+    gitlab.configure(gitlab={"runner_binary": artifact_client.install(str(tmp_path / "helper"))}, **_OPENED, **REACHABLE)
     with coordinator.running(address=outward_address()) as url:
         yield url
 
@@ -172,15 +175,25 @@ def test_image_that_the_template_built_runs_here(gitlab: GitLab, coordinator: Co
 
 def test_image_template_pushes_with_the_credentials_of_the_job(gitlab: GitLab) -> None:
     (job,) = pipelines.jobs(template("image-build"), including=_PROJECT + _REGISTRY, variables={**_PLAIN, **_PUSH})
+    gitlab.configure(**_OPENED)
     result = gitlab.play(job)
     log = result.log.decode()
     assert result.status == "success", log
     assert '"Name": "registry:5000/team/app"' in log
 
 
+def test_image_template_says_what_it_misses_where_it_cannot_build(gitlab: GitLab) -> None:
+    (job,) = pipelines.jobs(template("image-build"), including=_PROJECT, variables=_PLAIN)
+    result = gitlab.play(job)
+    log = result.log.decode()
+    assert (result.status, result.failure_reason) == ("failed", "script_failure"), log
+    assert "build with a docker:dind service and docker, or have security.open: [mount, userns] configured" in log
+
+
 def test_image_template_fails_when_the_registry_lets_it_not_in(gitlab: GitLab) -> None:
     refused = {**_PUSH, "CI_REGISTRY_PASSWORD": "barley"}
     (job,) = pipelines.jobs(template("image-build"), including=_PROJECT + _REGISTRY, variables={**_PLAIN, **refused})
+    gitlab.configure(**_OPENED)
     result = gitlab.play(job)
     assert (result.status, result.failure_reason) == ("failed", "script_failure")
     assert 'logging into "registry:5000": invalid username/password' in result.log.decode()
@@ -189,6 +202,7 @@ def test_image_template_fails_when_the_registry_lets_it_not_in(gitlab: GitLab) -
 def test_image_template_fails_with_the_step_that_fails(gitlab: GitLab) -> None:
     broken = _PROJECT.replace("RUN echo", "RUN exit 9; echo")
     (job,) = pipelines.jobs(template("image-build"), including=broken, variables=_PLAIN)
+    gitlab.configure(**_OPENED)
     result = gitlab.play(job)
     log = result.log.decode()
     assert (result.status, result.failure_reason) == ("failed", "script_failure"), log

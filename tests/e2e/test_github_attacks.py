@@ -130,7 +130,7 @@ def test_service_log_holds_no_commands_for_the_runner(runner: Runner) -> None:
     lines = runner.cleanup().log.splitlines()
     stop = next(index for index, line in enumerate(lines) if line.startswith("::stop-commands::"))
     token = lines[stop].removeprefix("::stop-commands::")
-    assert lines.index(f"::{token}::") > lines.index("::set-env name=PATH::/evil") > stop
+    assert lines.index(f"::{token}::") > lines.index("\\::set-env name=PATH::/evil") > stop
     assert len(token) == 32
 
 

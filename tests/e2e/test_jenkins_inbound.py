@@ -1,5 +1,6 @@
 """Agents that connect by themselves: their jar comes from the controller, their secret is in no command line, and stdin is no channel."""
 
+import json
 import os
 import random
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ import pytest
 from tests.e2e.test_jenkins_agent import Node
 from tests.support import images, jenkins_inbound, jenkins_java
 from tests.support.engine import Engine, processes_of, wait_until
-from tests.support.gitlab_runner import outward_address
+from tests.support.gitlab_runner import REACHABLE, outward_address
 from tests.support.jenkins_controller import Controller
 from tests.support.jenkins_inbound import Inbound
 
@@ -31,6 +32,7 @@ def controller(jar: bytes) -> Iterator[Inbound]:
 
 @pytest.fixture
 def node(engine: Engine, tmp_path: Path) -> Node:
+    engine.config.write_text(json.dumps(REACHABLE))
     return Node(engine, tmp_path / "agent", _NAME)
 
 

@@ -113,6 +113,11 @@ def uids_of(state: Path) -> set[int]:
     return {os.stat(f"/proc/{pid}").st_uid for pid in processes_of(state)}
 
 
+def children() -> list[str]:
+    """Return the pids of this thread's children, in order; pytest's own fixtures have some."""
+    return sorted(Path(f"/proc/self/task/{os.getpid()}/children").read_text().split())
+
+
 def wait_until(condition: Callable[[], object], timeout_s: float = 10.0) -> bool:
     """Wait until a callable returns something true; False at the deadline."""
     deadline = time.monotonic() + timeout_s

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from runner import log
 from runner.kernel import accounts, files, userns
 from runner.sandbox import build_users
 
@@ -41,6 +42,13 @@ def _nothing_stays(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     account = accounts.current()
     if build_users.available(account):
         userns.call(build_users.every_map(account), remove)
+
+
+@pytest.fixture(autouse=True)
+def _no_secrets() -> Iterator[None]:
+    """Forget what a test had masked: each one is a process of its own, as commands are."""
+    yield
+    log._voice.secrets = ()
 
 
 @pytest.fixture

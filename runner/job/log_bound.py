@@ -40,24 +40,16 @@ def pipe(log_fd: int, limit_bytes: int) -> int:
 
 
 def _start_orphan(argv: list[str], *, stdin: int, output: int) -> None:
-    """Start a program between two descriptors, which nobody waits for: it becomes the keeper's, where the kernel reaps it."""
-    path = process.find(argv[0])
-    pid = os.fork()
-    if pid == 0:
-        try:
-            os.setsid()
-            if os.fork() == 0:
-                null = os.open(os.devnull, os.O_RDWR)
-                high = [os.dup(fd) for fd in (stdin, output, null)]  # none is overwritten before it is where it should be
-                for target, fd in enumerate(high):
-                    os.dup2(fd, target)
-                syscalls.close_range(3)
-                signals.pthread_sigmask(signals.SIG_SETMASK, ())
-                signals.signal(signals.SIGPIPE, signals.SIG_DFL)
-                os.execve(path, argv, process.minimal_env())
-        finally:
-            os._exit(0)
-    os.waitpid(pid, 0)
+    """Start a program between two descriptors, which nobody waits for: our callers end or become crun, and then it is the keeper's."""
+    syscalls.close_range(3, flags=syscalls.CLOSE_RANGE_CLOEXEC)
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        places = [(os.POSIX_SPAWN_DUP2, fd, target) for target, fd in enumerate((stdin, output, null))]
+        os.posix_spawn(
+            process.find(argv[0]), argv, process.minimal_env(), file_actions=places, setsid=True, setsigmask=(), setsigdef=[signals.SIGPIPE]
+        )
+    finally:
+        os.close(null)
 
 
 def wait(log_fd: int, *, timeout_s: float = 5.0) -> None:

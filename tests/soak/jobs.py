@@ -119,6 +119,8 @@ def github(shop: Workshop, asked: Job) -> Outcome:
     if calls[-1].code == 0:
         calls += [runner.step(asked.script()), runner.step("echo second >> $GITHUB_OUTPUT")]
     calls.append(runner.cleanup())
+    if calls[-1].code:  # it was killed: the sweep would take the job once its worker has ended, which is this process here
+        calls.append(runner.cleanup())
     log = "\n".join(f"exit code {call.code}\n{call.log}" for call in calls)
     return Outcome(len(calls) == 4 and not any(call.code for call in calls) and asked.token in log, log)
 

@@ -5,12 +5,14 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from runner import paths
 from runner.job import state
+from runner.kernel import locks
 from tests.support.defences import attack, without
 from tests.support.engine import TREE, Engine, processes_of, wait_until
 from tests.support.gitlab_calls import Call
@@ -86,6 +88,25 @@ def test_script_that_does_not_listen_is_killed_after_a_grace(gitlab: GitLab) -> 
 def test_timeout_of_the_job_leaves_nothing(gitlab: GitLab) -> None:
     result = gitlab.play(job("sleep 60", timeout=5, services=[{"name": "toolbox", "command": ["sleep", "60"]}]))
     assert (result.status, result.failure_reason) == ("failed", "job_execution_timeout")
+
+
+def test_cleanup_that_is_asked_to_end_ends_the_job_first(gitlab: GitLab) -> None:
+    store = paths.Store(str(gitlab.engine.state))
+    with gitlab.prepared() as attempt:
+        (key,) = state.keys(store)
+        with locks.hold(store.job_lock(key)):  # it waits for whoever has this
+            cleaning = subprocess.Popen(gitlab.driver()["cleanup"], env={**gitlab.environment(), **attempt.environment()})
+            assert wait_until(lambda: _ignores(cleaning.pid, signal.SIGHUP))  # the last of them
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                cleaning.send_signal(number)
+        assert cleaning.wait(60) == 0
+        assert gitlab.engine.leftovers() == []
+
+
+def _ignores(pid: int, number: int) -> bool:
+    status = Path(f"/proc/{pid}/status").read_text()
+    mask = next(line.split()[1] for line in status.splitlines() if line.startswith("SigIgn:"))
+    return bool(int(mask, 16) & 1 << (number - 1))
 
 
 # 5: SIGKILL

@@ -131,7 +131,8 @@ def jenkins_block(shop: Workshop, asked: Job) -> Outcome:
     work = str(shop.agent.workspace)
     ids = f"{os.getuid()}:{os.getgid()}"
     image = asked.rng.choice(shop.images)
-    began = shop.agent.docker("run", "-t", "-d", "-u", ids, "-w", work, "-v", f"{work}:{work}:rw,z", image, "cat", env=env)
+    named = f"soak-{asked.number}"
+    began = shop.agent.docker("run", "-t", "-d", "--name", named, "-u", ids, "-w", work, "-v", f"{work}:{work}:rw,z", image, "cat", env=env)
     results = [began]
     if began.code == 0:
         name = began.out.strip()
@@ -139,7 +140,8 @@ def jenkins_block(shop: Workshop, asked: Job) -> Outcome:
         results.append(shop.agent.docker("exec", name, "sh", "-c", asked.script(), env=env, timeout_s=_LIMIT_S))
         results.append(shop.agent.docker("exec", name, "sh", "-c", "echo second", env=env, timeout_s=_LIMIT_S))
         results.append(shop.agent.docker("stop", "--time=1", name, env=env, timeout_s=_LIMIT_S))
-        results.append(shop.agent.docker("rm", "-f", "--volumes", name, env=env, timeout_s=_LIMIT_S))
+    # by its name: as with docker's client, one that is killed just before it prints the id leaves a container that runs
+    results.append(shop.agent.docker("rm", "-f", "--volumes", named, env=env, timeout_s=_LIMIT_S))
     log = "\n".join(f"exit code {result.code}\n{result.out}{result.err}" for result in results)
     return Outcome(len(results) == 5 and not any(result.code for result in results) and asked.token in log, log)
 

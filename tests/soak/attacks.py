@@ -17,11 +17,12 @@ _PATIENCE_S = 60.0
 def _executor(shop: Workshop, asked: Job) -> list[int]:
     """Return the program that the job's CI system waits for right now: a child of this process that has the job's mark.
 
-    But for GitLab's cleanup: one that is killed at its very start leaves the job until its runner has ended (docs/limits.md), which is this
-    process here. tests/faults kills it at every boundary, and looks at what is there when the runner has ended.
+    But for GitLab's cleanup and docker rm: one that is killed at its very start leaves the job until its runner has ended, which is this
+    process here (docs/limits.md), or the container (docs/jenkins.md). tests/faults kills cleanup at every boundary, and looks at what is
+    there when the runner has ended.
     """
     mark = f"{MARK}={asked.number}".encode()
-    return [pid for pid in _children().get(os.getpid(), []) if mark in _environ(pid) and b"cleanup" not in _arguments(pid)]
+    return [pid for pid in _children().get(os.getpid(), []) if mark in _environ(pid) and not {b"cleanup", b"rm"} & set(_arguments(pid))]
 
 
 def _arguments(pid: int) -> list[bytes]:

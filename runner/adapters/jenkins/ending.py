@@ -6,6 +6,7 @@ from runner import errors, log
 from runner.adapters.jenkins import containers, signal_names
 from runner.adapters.jenkins.options import Grammar
 from runner.job import detached
+from runner.kernel import signals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -57,6 +58,8 @@ def rm(arguments: Sequence[str], shim: Shim) -> int:
     """Remove containers with all that is theirs; with --force also those that run, and it is no failure when there is none."""
     parsed = _RM.parse(arguments)
     force = parsed.has("force")
+    for number in (signals.SIGTERM, signals.SIGINT, signals.SIGHUP):
+        signals.signal(number, signals.SIG_IGN)  # no daemon would go on in our place
 
     def one(word: str) -> None:
         container = containers.find(shim.around, word) if force else containers.get(shim.around, word)

@@ -85,12 +85,14 @@ class Unpacking:
         try:
             if filling is not None:
                 try:
-                    self._settle(at, *filling.finish(lambda: self._await_below(at)))
-                    return
+                    unpacked = filling.finish(lambda: self._await_below(at))
                 except (errors.RunnerError, OSError) as e:
                     if self._failed:
                         raise
                     log.debug(f"layer {at + 1} of image {self._source} is unpacked once more: {e}")
+                else:
+                    self._settle(at, *unpacked)
+                    return
             self._from_store(at)
         except (errors.RunnerError, OSError) as e:
             if self._failed:  # a layer that failed before has ended this one's worker, and is the one to tell about

@@ -1,5 +1,6 @@
 """Layers are unpacked whole or not at all: blobs are damaged, the disk is full, ten come at once, and one is killed."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -109,6 +110,18 @@ def test_layer_whose_worker_ends_because_another_layer_failed_is_not_the_one_to_
         monkeypatch.setattr(unpacker.Filling, "finish", finish_too_late)
         with pytest.raises(unpacking.Abandoned):
             work.finish(1)
+
+
+def test_layer_that_cannot_be_given_its_place_is_told_as_the_disk_tells_it(store: paths.Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    image = stores.add(store, images.build_image([TOP]))
+    with unpacking.Unpacking(store, views.place(store, trees.isolated()), image.layers, source="test") as work:
+        filling = work.follow(0, store.blob(image.layers[0].blob.digest))
+        monkeypatch.setattr(layer_names, "seal", fail)
+        with pytest.raises(OSError, match="Input/output error"):
+            work.finish(0, filling)
 
 
 # --- full disk

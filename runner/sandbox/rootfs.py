@@ -157,13 +157,18 @@ def lock(target: str) -> None:
         tree = socket.recv_fds(ours, 1, 1)[1][0]
     try:
         syscalls.umount2(target, syscalls.MNT_DETACH)
-        place = os.open(target, os.O_PATH | os.O_CLOEXEC)
-        try:
-            syscalls.move_mount(tree, place)
-        finally:
-            os.close(place)
+        _attach(tree, target)
     finally:
         os.close(tree)
+
+
+def _attach(tree: int, target: str) -> None:
+    """Mount a detached tree on what is at `target` now."""
+    place = os.open(target, os.O_PATH | os.O_CLOEXEC)
+    try:
+        syscalls.move_mount(tree, place)
+    finally:
+        os.close(place)
 
 
 def _make_target(target: str, *, directory: bool) -> None:
@@ -183,11 +188,7 @@ def _bind_without_links(source: str, target: str) -> None:
         _make_target(target, directory=stat.S_ISDIR(os.fstat(fd).st_mode))
         tree = syscalls.open_tree(fd, syscalls.OPEN_TREE_CLONE | syscalls.AT_RECURSIVE)
         try:
-            place = os.open(target, os.O_PATH | os.O_CLOEXEC)
-            try:
-                syscalls.move_mount(tree, place)
-            finally:
-                os.close(place)
+            _attach(tree, target)
         finally:
             os.close(tree)
     finally:

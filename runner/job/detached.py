@@ -62,7 +62,10 @@ class Creating:
 
     def start(self) -> Main:
         """Start the container's own command. Raises crun.StartFailure for a program that cannot be started, and RunnerErrors. Call once."""
-        os.write(self._go, b"s")
+        try:
+            os.write(self._go, b"s")
+        except BrokenPipeError:
+            pass  # the child has ended already, and its answer says why
         answer = self._end()
         if len(answer) == 3:  # the class does not come through the pipe, and its exit code is what the caller is asked for
             raise crun.StartFailure(*answer)
